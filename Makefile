@@ -1,0 +1,64 @@
+# Each target makes the environment it needs, on a machine with only Python 3.11+, g++ and make.
+
+PYTHON ?= python3
+# Versions from pyenv count too: their commands on PATH work only where they are switched on.
+find_python = $(firstword $(shell for p in $(foreach v,$(1),python$(v) \
+	$(wildcard $(HOME)/.pyenv/versions/$(v).*/bin/python)); do \
+	$$p -c 'import venv' 2>/dev/null && command -v $$p; done))
+PYTHON_OLDEST ?= $(call find_python,3.11)
+PYTHON_NEWEST ?= $(call find_python,3.13 3.12)
+
+OLDEST := 'jax==0.10.0' 'flax==0.12.8' 'optax==0.2.8' 'orbax-checkpoint==0.12.8'
+NEWEST := 'jax==0.12.*'
+
+BIN := .venv/bin
+DEMO := runs/demo
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test test-oldest test-newest lint clean
+
+# Converts a file in an official format (random weights), checks it against what the original code
+# computed, and draws pictures from it.
+demo: .venv/stamp
+	$(BIN)/python -m converters.convert --src=tests/data/ada_torch_32/network.pkl \
+		--dst=$(DEMO)/model --overwrite
+	$(BIN)/python -m converters.verify --model=$(DEMO)/model --reference=tests/data/ada_torch_32
+	$(BIN)/python -m experiments.sample --model=$(DEMO)/model --seeds=0-15 --mix=16-19 \
+		--out=$(DEMO)/pictures
+	@echo "The pictures are in $(DEMO)/pictures (random weights: patterns, not faces)."
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: .venv/stamp
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/basedpyright
+
+test-oldest: .venv-oldest/stamp
+	.venv-oldest/bin/python -m pytest -m "not slow"
+
+test-newest: .venv-newest/stamp
+	.venv-newest/bin/python -m pytest -m "not slow"
+
+.venv/stamp: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fxjax needs Python 3.11 or newer; use make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+.venv-oldest/stamp: pyproject.toml
+	@test -n "$(PYTHON_OLDEST)" || { echo "make test-oldest: no Python 3.11 found; install it or give PYTHON_OLDEST=..." >&2; exit 1; }
+	$(PYTHON_OLDEST) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --editable '.[dev]' $(OLDEST)
+	touch $@
+
+.venv-newest/stamp: pyproject.toml
+	@test -n "$(PYTHON_NEWEST)" || { echo "make test-newest: no Python 3.12 or newer found; install it or give PYTHON_NEWEST=..." >&2; exit 1; }
+	$(PYTHON_NEWEST) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --editable '.[dev]' $(NEWEST)
+	touch $@
+
+clean:
+	rm -rf .venv .venv-oldest .venv-newest .cache .pytest_cache .ruff_cache runs build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

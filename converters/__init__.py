@@ -1,0 +1,1 @@
+"""Converters of foreign weight files (StyleGAN1, StyleGAN2, VGG16) into Flax models."""

@@ -1,0 +1,1 @@
+"""The project's commands: `python -m experiments.<name> --help`."""

@@ -1,0 +1,126 @@
+"""What the benchmarks share: timing, counting of multiply-accumulates, the machine's ceiling."""
+
+import dataclasses
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# (height = width, channels, out) of 3x3 convolutions, and the side of square matrix products.
+CONVS = ((32, 512, 512), (64, 256, 256), (128, 128, 128), (256, 64, 64))
+MATMULS = (1024, 2048)
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Seconds: the median and the least of the runs, and the compilation; bytes of temporaries."""
+
+    median: float
+    least: float
+    compilation: float
+    memory: int
+
+
+def machine() -> str:
+    """The device and what drives it, for the head of a table."""
+    device = jax.devices()[0]
+    name = device.device_kind if device.platform != "cpu" else _processor()
+    return f"{name}, {os.cpu_count()} cores, jax {jax.__version__}, {device.platform}"
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            models = [
+                line.split(":", 1)[1].strip() for line in file if line.startswith("model name")
+            ]
+    except OSError:
+        models = []
+    return models[0] if models else platform.processor() or "unknown processor"
+
+
+def measure(function: Callable[..., Any], *arguments: Any, runs: int = 5) -> Timing:
+    """Compiles `function` anew (no cache), then times it."""
+    lowered = jax.jit(function).lower(*arguments)
+    jax.config.update("jax_enable_compilation_cache", False)
+    start = time.perf_counter()
+    compiled = lowered.compile()
+    compilation = time.perf_counter() - start
+    jax.config.update("jax_enable_compilation_cache", True)
+    analysis = compiled.memory_analysis()
+    jax.block_until_ready(compiled(*arguments))
+    seconds = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        jax.block_until_ready(compiled(*arguments))
+        seconds.append(time.perf_counter() - start)
+    memory = (
+        0 if analysis is None else analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
+    )
+    return Timing(statistics.median(seconds), min(seconds), compilation, memory)
+
+
+def flops(function: Callable[..., Any], *arguments: Any) -> int:
+    """Floating-point operations (two per multiply-accumulate) of convolutions and products.
+
+    Taps of dilated convolutions that meet inserted zeros are not counted.
+    """
+    return 2 * _macs(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _macs(jaxpr: Any) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "conv_general_dilated":
+            numbers = equation.params["dimension_numbers"]
+            kernel, out = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
+            taps = math.prod(kernel) // kernel[numbers.rhs_spec[0]]
+            total += math.prod(out) * taps // math.prod(equation.params["lhs_dilation"])
+        elif equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            out = equation.outvars[0].aval.shape
+            total += math.prod(out) * math.prod(shape[axis] for axis in contracted)
+        else:
+            times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+            for value in equation.params.values():
+                for inner in value if isinstance(value, tuple | list) else (value,):
+                    inner = getattr(inner, "jaxpr", inner)
+                    if hasattr(inner, "eqns"):
+                        total += times * _macs(inner)
+    return total
+
+
+def ceiling(dtype: Any, runs: int = 5) -> tuple[float, str]:
+    """The best rate in FLOP/s that plain 3x3 convolutions and matrix products reach here."""
+    rates = []
+    for side in MATMULS if jax.devices()[0].platform == "cpu" else (4096, 8192):
+        a = jnp.ones((side, side), dtype)
+        rates.append((2 * side**3 / measure(jnp.matmul, a, a, runs=runs).least, f"matmul {side}"))
+    batch = 1 if jax.devices()[0].platform == "cpu" else 16
+    for size, channels, out in CONVS:
+        x = jnp.ones((batch, size, size, channels), dtype)
+        kernel = jnp.ones((3, 3, channels, out), dtype)
+        seconds = measure(_plain, x, kernel, runs=runs).least
+        work = 2 * batch * size * size * 9 * channels * out
+        rates.append((work / seconds, f"3x3 convolution {size} px {channels}>{out}"))
+    return max(rates)
+
+
+def _plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)

@@ -1,0 +1,251 @@
+"""A command line from a frozen dataclass: each field is a flag, and the only place of its default.
+
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        out: Annotated[str, "folder for the pictures"]  # no default: must be given
+        steps: Annotated[int, "Adam steps per face"] = 500
+        noise: Annotated[Literal["const", "none"], "noise images"] = "const"
+
+    if __name__ == "__main__":
+        launch(Config, main)
+
+A field is a str, int, float, bool or Literal of strings, one of these `| None`, or a tuple[T, ...],
+given as a comma-separated list. `--config=file.json` fills fields by name; flags override it.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+import traceback
+import types
+from collections.abc import Callable, Iterator, Sequence
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+import jax
+from absl import flags
+
+from fxjax import files
+
+
+class Settings(Protocol):
+    """Any dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+Config = TypeVar("Config", bound=Settings)
+
+
+@dataclasses.dataclass(frozen=True)
+class Process:
+    """Flags that every command has."""
+
+    config: Annotated[str | None, "JSON file of settings; flags override it"] = None
+    coordinator: Annotated[
+        str | None, "host:port of process 0 if there are several processes, or auto (TPU pods)"
+    ] = None
+    num_processes: Annotated[int | None, "how many processes take part"] = None
+    process_id: Annotated[int | None, "which of them this is, from 0"] = None
+    traceback: Annotated[bool, "show where an error arose (also FXJAX_TRACEBACK=1)"] = False
+
+
+class Field(NamedTuple):
+    """One setting: its type without `| None`, whether None is allowed, its help and default."""
+
+    name: str
+    kind: Any
+    optional: bool
+    note: str
+    default: Any  # dataclasses.MISSING if it must be given
+
+
+PARSERS = {str: flags.ArgumentParser, int: flags.IntegerParser, float: flags.FloatParser}
+
+
+def launch(config_class: type[Config], main: Callable[[Config], None]) -> None:
+    """Runs `main` on the command line's settings; folder `out`, if any, gets them as config.json.
+
+    Exit status: 0, or 1 after one line for bad settings, ValueError or OSError, or 130 for Ctrl-C.
+    Compiled programs are kept in $JAX_COMPILATION_CACHE_DIR or else the user's cache folder.
+    """
+    show = os.environ.get("FXJAX_TRACEBACK", "0") != "0"
+    try:
+        if {"-h", "-help", "--help"} & set(sys.argv[1:]):
+            print(describe(config_class, sys.modules[main.__module__].__doc__ or ""))
+            return
+        config, process = parse(config_class, sys.argv[1:])
+        show = show or process.traceback
+        _start(process)
+        with _record(config):
+            main(config)
+    except (ValueError, OSError) as error:
+        if show:
+            traceback.print_exc()
+        sys.exit(f"error: {' '.join(str(error).split()) or type(error).__name__}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@contextlib.contextmanager
+def _record(config: Settings) -> Iterator[None]:
+    """Writes <out>/config.json; takes it back if an error comes before anything else is there."""
+    out = getattr(config, "out", None)
+    if out is None or jax.process_index() != 0:
+        yield
+        return
+    folder = files.absolute(out)
+    fresh = not folder.exists()
+    text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    files.write(folder / "config.json", text.encode())
+    try:
+        yield
+    except BaseException:
+        if fresh and [path.name for path in folder.iterdir()] == ["config.json"]:
+            folder.rmtree()
+        raise
+
+
+def parse(config_class: type[Config], arguments: Sequence[str]) -> tuple[Config, Process]:
+    """Settings from command-line arguments and the file that --config names.
+
+    Raises ValueError for a flag or an entry of the file that is unknown, of the wrong type or
+    missing, and FileNotFoundError if there is no such file.
+    """
+    own, common = _fields(config_class), _fields(Process)
+    values = flags.FlagValues()  # not absl's global ones: each call starts afresh
+    for field in own + common:
+        _define(values, field)
+    try:
+        rest = values(["", *arguments])[1:]
+        if rest:
+            raise ValueError(f"unexpected {' '.join(rest)}: settings are given as --name=value")
+        if values["config"].value:
+            _fill_from_file(values, own, values["config"].value)
+    except flags.Error as error:
+        raise ValueError(f"{error} (--help lists all flags)") from error
+    missing = [
+        f"--{field.name}"
+        for field in own
+        if field.default is dataclasses.MISSING and not values[field.name].present
+    ]
+    if missing:
+        raise ValueError(f"{', '.join(missing)} must be given (--help lists all flags)")
+    return (
+        config_class(**{field.name: _value(values, field) for field in own}),
+        Process(**{field.name: _value(values, field) for field in common}),
+    )
+
+
+def describe(config_class: type[Settings], doc: str) -> str:
+    """The text of --help: `doc`, then each flag with its default."""
+    lines = [doc.strip(), ""]
+    for title, cls in {"Settings": config_class, "Every command has": Process}.items():
+        lines.append(f"{title}:")
+        for field in _fields(cls):
+            if field.kind is bool:
+                form = f"--[no]{field.name}"
+            elif get_origin(field.kind) is Literal:
+                form = f"--{field.name}={'|'.join(get_args(field.kind))}"
+            elif get_origin(field.kind) is tuple:
+                form = f"--{field.name}={get_args(field.kind)[0].__name__},..."
+            else:
+                form = f"--{field.name}={field.kind.__name__}"
+            default = field.default
+            if isinstance(default, tuple):
+                default = ",".join(map(str, default))
+            default = "empty" if default == "" else default
+            end = "must be given" if default is dataclasses.MISSING else f"default: {default}"
+            lines.append(f"  {form}\n      {field.note} ({end})")
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+def _start(process: Process) -> None:
+    """Points the compilation cache at the user's folder and joins the other processes."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(cache) / "fxjax" / "jax"))
+    if process.coordinator is not None:
+        address = None if process.coordinator == "auto" else process.coordinator
+        jax.distributed.initialize(address, process.num_processes, process.process_id)
+    elif process.num_processes is not None or process.process_id is not None:
+        raise ValueError("--num_processes and --process_id need --coordinator=host:port")
+
+
+def _fields(cls: type[Settings]) -> list[Field]:
+    """The settings of a dataclass whose fields are all Annotated[type, "help"]."""
+    hints, found = get_type_hints(cls, include_extras=True), []
+    for field in dataclasses.fields(cls):
+        if get_origin(hints[field.name]) is not Annotated:
+            raise TypeError(f'{cls.__name__}.{field.name} must be Annotated[type, "help"]')
+        kind, note = get_args(hints[field.name])
+        optional = get_origin(kind) in (Union, types.UnionType)
+        if optional:
+            (kind,) = (part for part in get_args(kind) if part is not types.NoneType)
+        found.append(Field(field.name, kind, optional, note, field.default))
+    return found
+
+
+def _define(values: flags.FlagValues, field: Field) -> None:
+    name, kind, _, note, default = field
+    default = None if default is dataclasses.MISSING else default
+    if kind is bool:
+        flags.DEFINE_boolean(name, default, note, flag_values=values)
+    elif get_origin(kind) is Literal:
+        flags.DEFINE_enum(name, default, get_args(kind), note, flag_values=values)
+    elif get_origin(kind) is tuple:
+        default = None if default is None else [str(part) for part in default]
+        flags.DEFINE_list(name, default, note, flag_values=values)
+    else:
+        flags.DEFINE(PARSERS[kind](), name, default, note, flag_values=values)
+
+
+def _fill_from_file(values: flags.FlagValues, own: Sequence[Field], path: str) -> None:
+    """Sets the flags that the command line did not give from a JSON object."""
+    source = files.absolute(path)
+    if not source.exists():
+        raise FileNotFoundError(f"no settings file {source} (--config)")
+    try:
+        entries = json.loads(source.read_text())
+    except ValueError as error:
+        raise ValueError(f"{source} is not JSON: {error}") from error
+    known = {field.name: field for field in own}
+    if not isinstance(entries, dict):
+        raise ValueError(f"{source} holds no JSON object of settings")
+    if unknown := sorted(entries.keys() - known.keys()):
+        raise ValueError(
+            f"{source} has unknown settings {', '.join(unknown)}; known are {', '.join(known)}"
+        )
+    for name, entry in entries.items():
+        if values[name].present:
+            continue
+        if entry is None and known[name].optional:
+            values[name].value = None
+        else:
+            values[name].parse(entry)
+
+
+def _value(values: flags.FlagValues, field: Field) -> Any:
+    value = values[field.name].value
+    if get_origin(field.kind) is not tuple or value is None:
+        return value
+    parser = PARSERS[get_args(field.kind)[0]]()
+    try:
+        return tuple(parser.parse(part) for part in value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"flag --{field.name}={value}: {error}") from error

@@ -1,0 +1,59 @@
+"""Writing files and folders all or nothing, on local disks and gs:// alike."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from etils import epath
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    """The absolute path; `~` is expanded, gs:// stays as it is."""
+    found = epath.Path(path)
+    return found if "://" in os.fspath(found) else found.expanduser().resolve()
+
+
+def write(path: epath.PathLike, data: bytes) -> None:
+    """Writes a file through a temporary sibling, so that a reader never sees half of it.
+
+    Makes the folder. Raises OSError (no space, no permission, a folder of that name).
+    """
+    target = absolute(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _sibling(target, "tmp")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def new_folder(path: epath.PathLike, *, overwrite: bool = False) -> Iterator[epath.Path]:
+    """Yields an empty folder to fill, which becomes `path` when the block ends without an error.
+
+    An existing folder is replaced if `overwrite`, else FileExistsError. After any error, Ctrl-C
+    included, an existing folder is as it was and no temporary one is left.
+    """
+    target = absolute(path)
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{target} exists already; choose another folder or --overwrite it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary, old = _sibling(target, "tmp"), _sibling(target, "old")
+    try:
+        temporary.mkdir()
+        yield temporary
+        if target.exists():
+            target.rename(old)
+        temporary.rename(target)
+    except BaseException:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        temporary.rmtree(missing_ok=True)
+        raise
+    old.rmtree(missing_ok=True)
+
+
+def _sibling(path: epath.Path, kind: str) -> epath.Path:
+    return path.parent / f".{path.name}.{os.getpid()}.{kind}"

@@ -1,0 +1,44 @@
+"""Data parallelism: one mesh axis over all devices, weights replicated, batches split."""
+
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+Tree = TypeVar("Tree")
+
+
+def mesh() -> Mesh:
+    """All devices of all processes on one axis, "batch".
+
+    Auto axes: with Explicit ones (the default of `jax.make_mesh`) an input that was left off the
+    mesh raises inside scan.
+    """
+    return jax.make_mesh((jax.device_count(),), ("batch",), axis_types=(AxisType.Auto,))
+
+
+def replicate(tree: Tree, mesh: Mesh) -> Tree:
+    """A copy of every array on every device; the values must be equal in all processes."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def split_batch(tree: Any, mesh: Mesh) -> Any:
+    """Splits the first axis of every array over the devices.
+
+    Each process gives its own rows, and the global batch is all of them in process order.
+    Raises ValueError unless the rows divide evenly among this process's devices.
+    """
+    sharding = NamedSharding(mesh, PartitionSpec("batch"))
+    devices = len(sharding.addressable_devices)
+
+    def split(array):
+        rows = array.shape[0] if array.ndim else 0
+        if not rows or rows % devices:
+            raise ValueError(
+                f"cannot split an array of shape {array.shape} over {devices} devices; "
+                f"make its first axis a multiple of {devices}"
+            )
+        return jax.make_array_from_process_local_data(sharding, np.asarray(array))
+
+    return jax.tree.map(split, tree)

@@ -1,0 +1,81 @@
+"""Models by name or folder: the package's own weights lie beside this file, one folder each."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from etils import epath
+from flax import nnx
+from jax.sharding import Sharding
+from jax.typing import DTypeLike
+
+from fxjax import checkpoint
+from fxjax.nn.stylegan1 import StyleGAN1, StyleGAN1Discriminator
+from fxjax.nn.stylegan2 import StyleGAN2, StyleGAN2Discriminator
+from fxjax.nn.vgg16 import VGG16
+
+CLASSES: dict[tuple[str, str], Callable[..., nnx.Module]] = {
+    ("stylegan1", "generator"): StyleGAN1,
+    ("stylegan1", "discriminator"): StyleGAN1Discriminator,
+    ("stylegan2", "generator"): StyleGAN2,
+    ("stylegan2", "discriminator"): StyleGAN2Discriminator,
+    ("vgg16", "features"): VGG16,
+}
+
+
+def names() -> list[str]:
+    """The models that come with the package."""
+    return sorted(card.parent.name for card in _shelf().glob(f"*/{checkpoint.CARD}"))
+
+
+def find(name_or_directory: epath.PathLike) -> epath.Path:
+    """The folder of a shipped model, or the folder itself; FileNotFoundError for neither."""
+    text = str(name_or_directory)
+    folder = epath.Path(text)
+    if folder.exists() or "/" in text or "\\" in text:
+        return folder
+    if text not in names():
+        raise FileNotFoundError(
+            f"no model {text!r}: neither a folder nor one that comes with fxjax "
+            f"({', '.join(names()) or 'none does'})"
+        )
+    return _shelf() / text
+
+
+def load(
+    name_or_directory: epath.PathLike,
+    *,
+    part: str | None = None,
+    dtype: DTypeLike = jnp.float32,
+    param_dtype: DTypeLike = jnp.float32,
+    sharding: Sharding | None = None,
+) -> Any:
+    """A model of the zoo by name, or of any model folder (local or gs://).
+
+    `part` is "generator", "discriminator" or "features"; by default the generator, or else the
+    features. `dtype` is what it computes in, `param_dtype` what its weights are kept in. Raises
+    FileNotFoundError if there is no such model, ValueError if it is damaged or unknown.
+    """
+    folder = find(name_or_directory)
+    card = checkpoint.read_card(folder)
+    kind, parts = card["kind"], card["parts"]
+    default = next((name for name in ("generator", "features") if name in parts), next(iter(parts)))
+    chosen: str = default if part is None else part
+    if chosen not in parts:
+        raise ValueError(f"{folder} has no {chosen}; it has {', '.join(parts)}")
+    if (kind, chosen) not in CLASSES:
+        known = ", ".join(f"{part} of {kind}" for kind, part in CLASSES)
+        raise ValueError(f"{folder} is a {chosen} of {kind!r}; this version knows {known}")
+    make = CLASSES[kind, chosen]
+    return checkpoint.restore(
+        folder,
+        chosen,
+        lambda architecture: make(
+            **architecture, dtype=dtype, param_dtype=param_dtype, rngs=nnx.Rngs(0)
+        ),
+        sharding=sharding,
+    )
+
+
+def _shelf() -> epath.Path:
+    return epath.Path(__file__).parent

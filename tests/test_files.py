@@ -1,0 +1,114 @@
+"""Files and folders appear whole or not at all, on disks and on buckets."""
+
+import os
+import pathlib
+
+import numpy as np
+import pytest
+from etils import epath
+from fsspec.implementations.memory import MemoryFileSystem
+
+from fxjax import checkpoint, files
+from fxjax.images import load_image, save_image
+
+
+class Bucket(MemoryFileSystem):
+    """gs:// paths in memory."""
+
+    protocol = ("gs", "gcs")
+    store = {}  # noqa: RUF012  (fsspec's own way)
+    pseudo_dirs = [""]  # noqa: RUF012
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("gs://"))
+
+
+@pytest.fixture(params=["disk", "bucket"])
+def place(request, tmp_path, monkeypatch) -> epath.Path:
+    """An empty folder."""
+    if request.param == "disk":
+        return epath.Path(tmp_path)
+    monkeypatch.setattr("etils.epath.backend.fsspec_backend.fs", lambda _: Bucket())
+    Bucket.store.clear()
+    Bucket.pseudo_dirs[:] = ["", "/bucket"]
+    return epath.Path("gs://bucket")
+
+
+def contents(folder: epath.Path) -> dict[str, str]:
+    """All files by their path from `folder`."""
+    return {str(p)[len(str(folder)) + 1 :]: p.read_text() for p in checkpoint._files(folder)}
+
+
+def fill(folder: epath.Path, text: str) -> None:
+    (folder / "part").mkdir()
+    (folder / "part" / "array").write_text(text)
+    (folder / "card").write_text(text)
+
+
+def test_paths_are_absolute_but_buckets_stay(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert str(files.absolute("a/b")) == str(tmp_path / "a" / "b")
+    assert str(files.absolute("~/a")) == str(pathlib.Path.home() / "a")
+    assert str(files.absolute("gs://bucket/a")) == "gs://bucket/a"
+
+
+def test_files_are_written_and_replaced(place):
+    for text in (b"one", b"two"):
+        files.write(place / "new" / "file", text)
+    assert contents(place) == {"new/file": "two"}
+
+
+def test_pictures_go_anywhere(place):
+    picture = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    save_image(place / "picture.png", picture)
+    np.testing.assert_array_equal(load_image(place / "picture.png"), picture)
+
+
+def test_a_new_folder_appears_whole_and_is_replaced_whole(place):
+    with files.new_folder(place / "model") as folder:
+        fill(folder, "one")
+        assert not (place / "model").exists()
+    assert contents(place) == {"model/part/array": "one", "model/card": "one"}
+    with pytest.raises(FileExistsError, match="exists already"), files.new_folder(place / "model"):
+        raise AssertionError("the block ran")
+    with files.new_folder(place / "model", overwrite=True) as folder:
+        (folder / "card").write_text("two")
+    assert contents(place) == {"model/card": "two"}
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_leaves_what_was_there(place, error):
+    with files.new_folder(place / "model") as folder:
+        fill(folder, "one")
+    before = contents(place)
+    for name in ("model", "other"):
+        with pytest.raises(error), files.new_folder(place / name, overwrite=True) as folder:
+            fill(folder, "two")
+            raise error
+        assert contents(place) == before
+
+
+def test_digests_see_names_and_contents(place):
+    seen = set()
+    for name, text in (("a", "1"), ("a", "2"), ("b", "2"), ("sub/b", "2")):
+        with files.new_folder(place / "model", overwrite=True) as folder:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(text)
+        seen.add(checkpoint._digest(place / "model"))
+    assert len(seen) == 4
+
+
+def test_a_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
+    path = files.absolute(tmp_path / "file")
+    files.write(path, b"old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(path), "replace", full)
+        with pytest.raises(OSError, match="No space left"):
+            files.write(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]

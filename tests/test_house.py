@@ -1,0 +1,165 @@
+"""The house rules that a reader of the code relies on, checked on its syntax trees."""
+
+import ast
+import functools
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PACKAGES = ("fxjax", "converters", "experiments")
+
+# Imports point down only: from a line to itself or to lines above it.
+LEVELS = [
+    "fxjax.types fxjax.files",
+    "fxjax.images fxjax.sharding",
+    "fxjax.nn fxjax.nn.ops",
+    "fxjax.nn.layers fxjax.nn.generator fxjax.checkpoint",
+    "fxjax.nn.stylegan1 fxjax.nn.stylegan2 fxjax.nn.vgg16 fxjax.nn.fader",
+    "fxjax.zoo fxjax",
+    "fxjax.losses fxjax.detect fxjax.align fxjax.data",
+    "fxjax.invert fxjax.mix fxjax.train fxjax.metrics",
+    "fxjax.transfer fxjax.report",
+]
+LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names.split()}
+MODELS = LEVEL["fxjax.zoo"]  # converters see so far, and experiments.launch
+
+# Each heavy dependency lives in few places.
+HOMES = {
+    "dlib": ("fxjax.detect",),
+    "orbax": ("fxjax.checkpoint",),
+    "optax": ("fxjax.invert", "fxjax.mix", "fxjax.train"),
+    "absl": ("experiments", "converters"),
+    "h5py": ("converters",),
+    "torch": ("converters",),
+    "pickle": (),
+    "tensorflow": (),
+    "face_recognition_models": (),
+}
+LONGEST = {"fxjax": 400, "converters": 400, "experiments": 300}
+LONGEST_COMMAND = 120  # of experiments: read from top to bottom
+
+
+def _name(path: pathlib.Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+SOURCES = {_name(path): path for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+
+
+@functools.cache
+def _tree(name: str) -> ast.Module:
+    return ast.parse(SOURCES[name].read_text())
+
+
+def _imports(name: str) -> set[str]:
+    """The modules that a module imports, names imported from packages resolved to modules."""
+    found = set()
+    for node in ast.walk(_tree(name)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{name} has a relative import"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                found.add(whole if whole in SOURCES else str(node.module))
+    return found
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_imports_point_down(name):
+    for target in _imports(name):
+        if target.partition(".")[0] not in PACKAGES or name.startswith("experiments"):
+            continue
+        if name.startswith("converters"):
+            own, level = target.startswith("converters") or target == "experiments.launch", MODELS
+        else:
+            assert name in LEVEL, f"{name} has no place in LEVELS yet"
+            own, level = False, LEVEL[name]
+        assert own or LEVEL.get(target, len(LEVELS)) <= level, f"{name} imports {target}"
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_heavy_dependencies_stay_home(name):
+    for target in _imports(name):
+        homes = HOMES.get(target.partition(".")[0])
+        at_home = homes is None or name.startswith(homes)
+        assert at_home, f"{name} imports {target}, which belongs in {homes}"
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_no_code_from_data(name):
+    for node in ast.walk(_tree(name)):
+        if isinstance(node, ast.Call):
+            call = ast.unparse(node.func)
+            assert call not in ("eval", "exec", "compile", "__import__"), f"{name} calls {call}"
+            assert not call.endswith("pickle.load"), f"{name} calls {call}"
+            for keyword in node.keywords:
+                if keyword.arg == "allow_pickle":
+                    assert ast.unparse(keyword.value) == "False", f"{name} reads pickles"
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_conventions(name):
+    assert "utils" not in name
+    for node in ast.walk(_tree(name)):
+        assert not isinstance(node, ast.Global), f"{name} has a global"
+        if isinstance(node, ast.ImportFrom):
+            assert node.module != "__future__", f"{name} imports from __future__"
+        if isinstance(node, ast.FunctionDef):
+            assert node.args.kwarg is None, f"{name}.{node.name} takes **{node.args.kwarg}"
+
+
+@pytest.mark.parametrize("name", [n for n in SOURCES if n.startswith("fxjax")])
+def test_no_work_at_import(name):
+    for node in _tree(name).body:
+        if isinstance(node, ast.Expr):
+            assert isinstance(node.value, ast.Constant), f"{name} runs {ast.unparse(node)}"
+        else:
+            assert not isinstance(node, ast.For | ast.While | ast.With | ast.Try), ast.unparse(node)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_files_are_short(name):
+    text, package = SOURCES[name].read_text(), name.partition(".")[0]
+    is_command = package == "experiments" and '\nif __name__ == "__main__":' in text
+    assert len(text.splitlines()) <= (LONGEST_COMMAND if is_command else LONGEST[package])
+
+
+def test_fixtures_are_small():
+    files = [path for path in (ROOT / "tests" / "data").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 6 * 2**20
+
+
+def test_import_is_light():
+    code = (
+        "import sys, fxjax, jax\n"
+        "jax.config.update('jax_num_cpu_devices', 3)  # raises once jax has started\n"
+        "assert jax.device_count() == 3\n"
+        "heavy = {'torch', 'tensorflow', 'dlib', 'h5py'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environment)
+
+
+def _texts() -> list[pathlib.Path]:
+    """The repository's own text files."""
+    kept = [ROOT / "Makefile", ROOT / ".ci" / "run", ROOT / ".gitignore", ROOT / "pyproject.toml"]
+    for folder in (*PACKAGES, "tests", "docs"):
+        paths = (ROOT / folder).rglob("*")
+        kept += [path for path in paths if path.suffix in (".py", ".md", ".toml")]
+    return kept + list(ROOT.glob("*.md"))
+
+
+@pytest.mark.parametrize("path", _texts(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_trace_of_a_workplace(path):
+    # Written with classes of one letter, so that this file does not match itself.
+    traces = r"/[w]ork/|/[r]oot/|/[t]mp/|/[h]ome/[a-z]|\b[i]ssue #?\d|\b[a]gents?\b|[t]his session"
+    found = re.search(traces, path.read_text())
+    assert found is None, f"{path.name}: {found[0] if found else ''}"

@@ -1,0 +1,134 @@
+"""Every fast operation against its slow, obvious twin."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from fxjax.nn import ops
+
+RANDOM = np.random.default_rng(0)
+
+
+def draw(*shape: int) -> np.ndarray:
+    return RANDOM.standard_normal(shape).astype(np.float32)
+
+
+def correlate(x: np.ndarray, kernel: np.ndarray, pad: tuple[int, int]) -> np.ndarray:
+    """Float64 correlation, one tap at a time."""
+    x = np.pad(x.astype(np.float64), [(0, 0), pad, pad, (0, 0)])
+    rows, columns = kernel.shape[:2]
+    height, width = x.shape[1] - rows + 1, x.shape[2] - columns + 1
+    out = np.zeros((x.shape[0], height, width, kernel.shape[3]))
+    for i in range(rows):
+        for j in range(columns):
+            out += x[:, i : i + height, j : j + width] @ kernel[i, j].astype(np.float64)
+    return out
+
+
+def spread(x: np.ndarray) -> np.ndarray:
+    """Zero insertion: doubles the size."""
+    out = np.zeros((x.shape[0], 2 * x.shape[1], 2 * x.shape[2], x.shape[3]))
+    out[:, ::2, ::2] = x
+    return out
+
+
+def filtered(x: np.ndarray, taps: list[float], pad: tuple[int, int], gain: float) -> np.ndarray:
+    """True convolution with the outer product of `taps`, channel by channel."""
+    taps_ = np.asarray(taps, np.float64)[::-1] / sum(taps)
+    kernel = np.outer(taps_, taps_) * gain
+    x = np.pad(x.astype(np.float64), [(0, 0), pad, pad, (0, 0)])
+    reach = len(taps)
+    height, width = x.shape[1] - reach + 1, x.shape[2] - reach + 1
+    out = np.zeros((x.shape[0], height, width, x.shape[3]))
+    for i in range(reach):
+        for j in range(reach):
+            out += x[:, i : i + height, j : j + width] * kernel[i, j]
+    return out
+
+
+def close(fast: jax.Array, slow: np.ndarray) -> None:
+    assert fast.shape == slow.shape
+    np.testing.assert_allclose(fast, slow, atol=2e-5 * max(1, np.abs(slow).max()))
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_conv_keeps_the_size(size: int) -> None:
+    x, kernel = draw(2, 6, 5, 4), draw(size, size, 4, 3)
+    close(
+        ops.conv(jnp.asarray(x), jnp.asarray(kernel)), correlate(x, kernel, (size // 2, size // 2))
+    )
+
+
+def test_nearest_up_conv_is_upsample_then_conv() -> None:
+    x, kernel = draw(2, 5, 5, 4), draw(3, 3, 4, 3)
+    slow = correlate(x.repeat(2, axis=1).repeat(2, axis=2), kernel, (1, 1))
+    close(ops.nearest_up_conv(jnp.asarray(x), jnp.asarray(kernel)), slow)
+
+
+def test_conv_mean_down_is_conv_then_mean() -> None:
+    x, kernel = draw(2, 8, 8, 4), draw(3, 3, 4, 3)
+    slow = correlate(x, kernel, (1, 1)).reshape(2, 4, 2, 4, 2, 3).mean(axis=(2, 4))
+    close(ops.conv_mean_down(jnp.asarray(x), jnp.asarray(kernel)), slow)
+
+
+@pytest.mark.parametrize(
+    "taps",
+    [[1.0, 3.0, 3.0, 1.0], [1.0, 2.0, 1.0], [1.0, 4.0, 2.0, 3.0], [1.0, 2.0, 4.0, 4.0, 2.0, 1.0]],
+)
+def test_fir_up_and_down(taps: list[float]) -> None:
+    x = draw(2, 6, 6, 3)
+    excess = len(taps) - 2
+    pad = ((excess + 1) // 2 + 1, excess // 2)
+    close(ops.fir_up(jnp.asarray(x), taps), filtered(spread(x), taps, pad, 4.0))
+    pad = ((excess + 1) // 2, excess // 2)
+    close(ops.fir_down(jnp.asarray(x), taps), filtered(x, taps, pad, 1.0)[:, ::2, ::2])
+
+
+@pytest.mark.parametrize("up", [None, (1.0, 3.0, 3.0, 1.0)])
+def test_modulated_conv_is_a_kernel_per_sample(up: tuple[float, ...] | None) -> None:
+    x, kernel, style = draw(3, 6, 6, 4), draw(3, 3, 4, 5), draw(3, 4)
+    outs = []
+    for i in range(3):
+        own = kernel * style[i][None, None, :, None]
+        own = own / np.sqrt(np.sum(own**2, axis=(0, 1, 2)) + 1e-8)
+        if up is None:
+            outs.append(correlate(x[i : i + 1], own, (1, 1)))
+        else:
+            wide = spread(x[i : i + 1])[:, :-1, :-1]
+            outs.append(filtered(correlate(wide, own, (2, 2)), list(up), (1, 1), 4.0))
+    fast = ops.modulated_conv(jnp.asarray(x), jnp.asarray(kernel), jnp.asarray(style), up=up)
+    close(fast, np.concatenate(outs))
+
+
+def test_instance_norm_and_bfloat16() -> None:
+    x = draw(2, 4, 4, 3) * 5 + 2
+    slow = (x - x.mean((1, 2), keepdims=True)) / np.sqrt(x.var((1, 2), keepdims=True) + 1e-8)
+    close(ops.instance_norm(jnp.asarray(x), 1e-8), slow)
+    half = ops.instance_norm(jnp.asarray(x, jnp.bfloat16), 1e-8)
+    assert half.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(("group", "features"), [(2, 1), (None, 1), (4, 2)])
+def test_minibatch_deviation_group_by_group(group: int | None, features: int) -> None:
+    x = draw(4, 3, 3, 4)
+    size = group or 4
+    groups = 4 // size
+    fast = ops.minibatch_deviation(jnp.asarray(x), group, features)
+    for i in range(4):
+        members = x[i % groups :: groups]
+        deviation = np.sqrt(members.var(axis=0) + 1e-8)
+        for feature, part in enumerate(np.split(deviation, features, axis=-1)):
+            np.testing.assert_allclose(fast[i, :, :, 4 + feature], part.mean(), rtol=1e-5)
+
+
+def test_minibatch_deviation_refuses_a_split_group() -> None:
+    with pytest.raises(ValueError, match="multiple of 4"):
+        ops.minibatch_deviation(jnp.zeros((6, 2, 2, 1)), 4)
+
+
+def test_max_pool_matches_reduce_window() -> None:
+    x = jnp.asarray(draw(1, 7, 6, 3))
+    slow = lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+    np.testing.assert_array_equal(ops.max_pool(x), slow)
