@@ -58,8 +58,9 @@ def make(model: str, size: int, dtype: str) -> Any:
 
 def main(config: Config) -> None:
     """Measures and prints."""
+    machine = bench.machine()
     best, what = bench.ceiling(jnp.dtype(config.dtype), config.runs)
-    print(f"{bench.machine()}; {config.dtype}; ceiling {best / 1e9:.0f} GFLOP/s ({what})")
+    print(f"{machine}; {config.dtype}; ceiling {best / 1e9:.0f} GFLOP/s ({what})")
     head = ["model", "px", "batch", "pass", "s", "GFLOP", "GFLOP/s", "of ceiling"]
     head += ["compile s", "memory GiB", *(["MFU"] if config.peak else [])]
     print(bench.table(head, []), flush=True)
@@ -70,10 +71,12 @@ def main(config: Config) -> None:
                 codes = jax.random.normal(
                     jax.random.key(0), (batch, len(generator.rows), generator.dim)
                 )
+                work = bench.flops(forward, generator, codes)
                 for name, function in {"forward": forward, "gradient": gradient}.items():
+                    # Frozen weights: backward is each layer's input gradient, as much work again.
+                    work = 2 * work if name == "gradient" else work
                     if name == "gradient" and batch * size**2 > config.largest:
                         continue
-                    work = bench.flops(function, generator, codes)
                     timing = bench.measure(function, generator, codes, runs=config.runs)
                     rate = work / timing.median
                     row = [model, size, batch, name, f"{timing.median:.3f}", f"{work / 1e9:.1f}"]

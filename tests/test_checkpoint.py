@@ -232,9 +232,7 @@ def test_a_model_that_does_not_fit_names_folder_and_arrays(tmp_path):
     save(tmp_path / "model", Toy())
     with pytest.raises(ValueError, match=r"model/generator: .*missing rows/2/kernel"):
         restore(tmp_path / "model", "generator", lambda _: Toy((2, 5, 1)))
-    with pytest.raises(
-        ValueError, match=r"model/generator: .*unexpected keyword .*widths"
-    ):
+    with pytest.raises(ValueError, match=r"model/generator: .*unexpected keyword .*widths"):
         restore(tmp_path / "model", "generator", lambda a: Block(3, jnp.float32, **a))
     with pytest.raises(ValueError, match="has no features; it has generator"):
         restore(tmp_path / "model", "features", make)

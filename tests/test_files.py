@@ -82,10 +82,15 @@ def test_an_error_leaves_what_was_there(place, error):
     with files.new_folder(place / "model") as folder:
         fill(folder, "one")
     before = contents(place)
-    for name in ("model", "other"):
-        with pytest.raises(error), files.new_folder(place / name, overwrite=True) as folder:
+
+    def fail(name: str) -> None:
+        with files.new_folder(place / name, overwrite=True) as folder:
             fill(folder, "two")
             raise error
+
+    for name in ("model", "other"):
+        with pytest.raises(error):
+            fail(name)
         assert contents(place) == before
 
 

@@ -21,7 +21,7 @@ LEVELS = [
     "fxjax.nn.layers fxjax.nn.generator fxjax.checkpoint",
     "fxjax.nn.stylegan1 fxjax.nn.stylegan2 fxjax.nn.vgg16 fxjax.nn.fader",
     "fxjax.zoo fxjax",
-    "fxjax.losses fxjax.detect fxjax.align fxjax.data",
+    "fxjax.losses fxjax.detect fxjax.align fxjax.data fxjax.augment fxjax.objective",
     "fxjax.invert fxjax.mix fxjax.train fxjax.metrics",
     "fxjax.transfer fxjax.report",
 ]
@@ -119,7 +119,9 @@ def test_conventions(name):
 def test_no_work_at_import(name):
     for node in _tree(name).body:
         if isinstance(node, ast.Expr):
-            assert isinstance(node.value, ast.Constant), f"{name} runs {ast.unparse(node)}"
+            line = ast.unparse(node)  # a docstring, or what says how to differentiate a function
+            allowed = isinstance(node.value, ast.Constant) or ".defvjp(" in line
+            assert allowed, f"{name} runs {line}"
         else:
             assert not isinstance(node, ast.For | ast.While | ast.With | ast.Try), ast.unparse(node)
 

@@ -1,5 +1,7 @@
 """Every fast operation against its slow, obvious twin."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -132,3 +134,37 @@ def test_max_pool_matches_reduce_window() -> None:
     x = jnp.asarray(draw(1, 7, 6, 3))
     slow = lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
     np.testing.assert_array_equal(ops.max_pool(x), slow)
+
+
+def adjoint_fits(function: Callable[[jax.Array], jax.Array], x: np.ndarray) -> None:
+    """<f(x), y> = <x, f'(y)> for a linear function, and the adjoint's own derivative is f."""
+    x = jnp.asarray(x)
+    out, pull = jax.vjp(function, x)
+    y = jnp.asarray(draw(*out.shape))
+    np.testing.assert_allclose(jnp.vdot(out, y), jnp.vdot(x, pull(y)[0]), rtol=1e-4)
+    again = jax.vjp(lambda v: pull(v)[0], y)[1](x)[0]
+    close(again, np.asarray(out, np.float64))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [7, 8])
+def test_fir_gradient(stride: int, size: int) -> None:
+    for pad in ((2, 1), (0, 0), (1, 1)):
+        adjoint_fits(
+            lambda v, pad=pad: ops.fir(v, [1.0, 4.0, 2.0, 3.0], pad=pad, gain=4.0, stride=stride),
+            draw(2, size, size, 3),
+        )
+
+
+def test_nearest_up_conv_gradients() -> None:
+    x, kernel = jnp.asarray(draw(2, 5, 6, 4)), jnp.asarray(draw(3, 3, 4, 3))
+
+    def naive(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return ops.conv(jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2), kernel)
+
+    adjoint_fits(lambda v: ops.nearest_up_conv(v, kernel), draw(2, 5, 6, 4))
+    y = jnp.asarray(draw(2, 10, 12, 3))
+    for fast, slow in zip(
+        jax.vjp(ops.nearest_up_conv, x, kernel)[1](y), jax.vjp(naive, x, kernel)[1](y), strict=True
+    ):
+        close(fast, np.asarray(slow, np.float64))

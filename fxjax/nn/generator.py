@@ -28,9 +28,21 @@ class Generator(Protocol):
     dim: int
     latent: int
     labels: int
-    mapping: Callable[..., Float[Array, "batch dim"]]
-    w_mean: Average
-    rows: Sequence[Callable[[State, Float[Array, "batch dim"]], State]]
+
+    @property
+    def mapping(self) -> Callable[..., Float[Array, "batch dim"]]:
+        """z and labels -> w."""
+        ...
+
+    @property
+    def w_mean(self) -> Average:
+        """The mean of w, where truncation ends and inversion starts."""
+        ...
+
+    @property
+    def rows(self) -> Sequence[Callable[[State, Float[Array, "batch dim"]], State]]:
+        """What reads each W+ row."""
+        ...
 
     def start(self, batch: int) -> State:
         """The state before row 0."""

@@ -47,12 +47,38 @@ def _box(kernel: Float[Array, "3 3 channels out"]) -> Float[Array, "4 4 channels
     return wide + jnp.roll(wide, 1, axis=1)
 
 
+@jax.custom_vjp
 def nearest_up_conv(x: Features, kernel: Float[Array, "3 3 channels out"]) -> Features:
-    """Nearest-neighbour upsampling by 2, then a 3x3 convolution, as one dilated 4x4 convolution.
+    """Nearest-neighbour upsampling by 2, then a 3x3 convolution, without the enlarged input.
 
-    16 multiplications per input pixel where the naive form needs 36 (a quarter hit zeros).
+    16 multiplications per input pixel where the naive form needs 36. Forward it is one dense 2x2
+    convolution that makes the four pixels of each block, backward the stride-2 convolution that
+    belongs to the dilated form: on a CPU each is the faster of the two (1.3 to 2 times).
     """
+    box = _box(kernel)
+    phases = jnp.stack(
+        [jnp.stack([box[i::2, j::2] for j in (0, 1)], axis=-2) for i in (0, 1)], axis=-3
+    )
+    channels, out = kernel.shape[2:]
+    y = conv(x, phases.reshape(2, 2, channels, 4 * out), padding=[(1, 1), (1, 1)])
+    batch, height, width = x.shape[:3]
+    y = y.reshape(batch, height + 1, width + 1, 2, 2, out)
+    rows = [
+        jnp.stack([y[:, i : i + height, j : j + width, i, j] for j in (0, 1)], axis=3)
+        for i in (0, 1)
+    ]
+    return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, out)
+
+
+def _dilated(x: Features, kernel: Float[Array, "3 3 channels out"]) -> Features:
+    """`nearest_up_conv` as one dilated 4x4 convolution."""
     return conv(x, _box(kernel), padding=[(2, 2), (2, 2)], dilation=2)
+
+
+nearest_up_conv.defvjp(
+    lambda x, kernel: (nearest_up_conv(x, kernel), (x, kernel)),
+    lambda saved, cotangent: jax.vjp(_dilated, *saved)[1](cotangent),
+)
 
 
 def conv_mean_down(x: Features, kernel: Float[Array, "3 3 channels out"]) -> Features:
@@ -66,14 +92,45 @@ def _slice(x: Features, axis: int, start: int, count: int, stride: int = 1) -> F
     return lax.slice_in_dim(x, start, start + (count - 1) * stride + 1, stride, axis)
 
 
-def _pad(x: Features, axis: int, before: int, after: int) -> Features:
-    widths = [(0, 0, 0)] * x.ndim
-    widths[axis] = (before, after, 0)
+def _pad(x: Features, axes: Sequence[int], before: int, after: int) -> Features:
+    widths = [(before, after, 0) if axis in axes else (0, 0, 0) for axis in range(x.ndim)]
     return lax.pad(x, jnp.zeros((), x.dtype), widths)
 
 
 def _normal(taps: Sequence[float]) -> list[float]:
     return [float(tap) / float(sum(taps)) for tap in taps]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _filter(x: Features, weights: tuple[float, ...], pad: tuple[int, int], stride: int) -> Features:
+    """Correlates rows, then columns with `weights`."""
+    x = _pad(x, (1, 2), *pad)
+    for axis in (1, 2):
+        count = (x.shape[axis] - len(weights)) // stride + 1
+        parts = [_slice(x, axis, i, count, stride) * weight for i, weight in enumerate(weights)]
+        x = functools.reduce(jnp.add, parts)
+    return x
+
+
+def _filter_backward(
+    weights: tuple[float, ...],
+    pad: tuple[int, int],
+    stride: int,
+    size: tuple[int, ...],
+    cotangent: Features,
+) -> tuple[Features]:
+    """The adjoint is a filter as well; XLA's own, of slices, pads and adds, is slower."""
+    if stride > 1:  # zeros between, and for the pixels at the end that no window reached
+        rest = [(n + sum(pad) - len(weights)) % stride for n in size[1:3]]
+        widths = [(0, 0, 0), *((0, r, stride - 1) for r in rest), (0, 0, 0)]
+        cotangent = lax.pad(cotangent, jnp.zeros((), cotangent.dtype), widths)
+    reach = len(weights) - 1
+    return (_filter(cotangent, weights[::-1], (reach - pad[0], reach - pad[1]), 1),)
+
+
+_filter.defvjp(
+    lambda x, weights, pad, stride: (_filter(x, weights, pad, stride), x.shape), _filter_backward
+)
 
 
 def fir(
@@ -83,13 +140,7 @@ def fir(
 
     True convolution: an asymmetric filter is applied flipped, as the official filters are.
     """
-    weights = [tap * gain**0.5 for tap in _normal(taps)[::-1]]
-    for axis in (1, 2):
-        x = _pad(x, axis, *pad)
-        count = (x.shape[axis] - len(weights)) // stride + 1
-        parts = [_slice(x, axis, i, count, stride) * weight for i, weight in enumerate(weights)]
-        x = functools.reduce(jnp.add, parts)
-    return x
+    return _filter(x, tuple(tap * gain**0.5 for tap in _normal(taps)[::-1]), pad, stride)
 
 
 def fir_up(x: Features, taps: Sequence[float]) -> Features:
@@ -98,7 +149,7 @@ def fir_up(x: Features, taps: Sequence[float]) -> Features:
     before = (len(weights) + 1) // 2  # (2, 1) for four taps
     for axis in (1, 2):
         size, reach, phases = x.shape[axis], len(weights), []
-        padded = _pad(x, axis, reach, reach)
+        padded = _pad(x, (axis,), reach, reach)
         for phase in (0, 1):  # output 2i + phase reads input i + (phase + tap - before) / 2
             chosen = [t for t in range(reach) if (phase + t - before) % 2 == 0]
             parts = [
