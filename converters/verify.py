@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from flax import nnx
 
 import fxjax
 from experiments.launch import launch
@@ -74,7 +73,7 @@ class Style:
             raise Skip("the model has no discriminator")
         model = (
             self.discriminator.at(images.shape[2])
-            if _has_at(self.discriminator)
+            if hasattr(self.discriminator, "at")
             else self.discriminator
         )
         given = None if labels is None or not labels.shape[-1] else jnp.asarray(labels)
@@ -277,10 +276,6 @@ def _torch_layers() -> list[str]:
     return names
 
 
-def _has_at(module: nnx.Module) -> bool:
-    return hasattr(module, "at")
-
-
 def _truncation(found: re.Match[str]) -> tuple[float, int | None]:
     return float(found[1]), int(found[2]) if found[2] else None
 
@@ -380,6 +375,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Prints the table; ValueError if an array differs or none was compared."""
+    jax.config.update("jax_default_matmul_precision", "highest")  # TF32 is the default on GPUs
     rows = []
     print(f"{'array':<36} {'max abs':>9} {'rms':>9} {'bound':>9}")
     for row in verify(config.model, config.reference):

@@ -1,5 +1,6 @@
 """Data parallelism: one mesh axis over all devices, weights replicated, batches split."""
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -9,13 +10,15 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 Tree = TypeVar("Tree")
 
 
-def mesh() -> Mesh:
-    """All devices of all processes on one axis, "batch".
+def mesh(devices: Sequence[Any] | None = None) -> Mesh:
+    """All devices of all processes, or those given, on one axis, "batch".
 
     Auto axes: with Explicit ones (the default of `jax.make_mesh`) an input that was left off the
     mesh raises inside scan.
     """
-    return jax.make_mesh((jax.device_count(),), ("batch",), axis_types=(AxisType.Auto,))
+    devices = jax.devices() if devices is None else devices
+    axes = (AxisType.Auto,)
+    return jax.make_mesh((len(devices),), ("batch",), axis_types=axes, devices=devices)
 
 
 def replicate(tree: Tree, mesh: Mesh) -> Tree:
