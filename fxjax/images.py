@@ -1,6 +1,9 @@
 """The one image convention: RGB float32 in [-1, 1], NHWC. Host pictures are RGB uint8."""
 
+import contextlib
+import io
 import os
+import warnings
 from typing import overload
 
 import cv2
@@ -9,9 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jaxtyping import Array, Float, UInt8
+from PIL import Image as Pillow
+from PIL import ImageChops, ImageCms, ImageOps, UnidentifiedImageError
 
 from fxjax import files
 from fxjax.types import Photo, Photos
+
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+_MOST_BYTES, _MOST_PIXELS = 2**30, 120_000_000
 
 
 @overload
@@ -44,18 +52,72 @@ def from_uint8(
 
 
 def load_image(path: epath.PathLike) -> Photo:
-    """Reads any format OpenCV knows as RGB uint8, turned upright by its EXIF orientation.
+    """Reads PNG, JPEG, WebP, GIF, BMP or TIFF as RGB uint8, upright and in sRGB.
 
-    Raises FileNotFoundError, or ValueError if it is not a picture.
+    EXIF orientation and colour profiles are applied, transparency is put on white, 16 bits become
+    8, and of several frames the first is taken. Raises FileNotFoundError, or ValueError with one
+    line: not a picture, truncated or broken, over 120 megapixels (judged before decoding).
     """
     source = files.absolute(path)
     if not source.exists() or source.is_dir():
         raise FileNotFoundError(f"no picture file at {source}")
-    data = np.frombuffer(source.read_bytes(), np.uint8)
-    picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if picture is None:
-        raise ValueError(f"{source} is not a picture ({data.size} bytes); give a PNG or JPEG file")
-    return np.ascontiguousarray(picture[..., ::-1])
+    if source.stat().length > _MOST_BYTES:
+        raise ValueError(f"{source} is too large for a picture: over {_MOST_BYTES >> 20} MiB")
+    data = source.read_bytes()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd metadata does not matter, only pixels do
+            picture = Pillow.open(io.BytesIO(data), formats=_FORMATS)
+            width, height = picture.size
+            if width * height > _MOST_PIXELS:
+                raise ValueError(f"{width}x{height} pixels are more than 120 million")
+            picture.load()
+            with contextlib.suppress(Exception):  # a broken EXIF block
+                ImageOps.exif_transpose(picture, in_place=True)
+            return _srgb(picture)
+    except UnidentifiedImageError:
+        kind = "HEIC or AVIF, not read here" if data[4:8] == b"ftyp" else f"{len(data)} bytes"
+        raise ValueError(
+            f"{source} is not a picture ({kind}); give a PNG, JPEG, WebP, GIF, BMP or TIFF file"
+        ) from None
+    except Exception as error:  # broken files raise a dozen kinds
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{source} cannot be read: {reason}") from None
+
+
+def _srgb(picture: Pillow.Image) -> Photo:
+    """Any kind of pixels as opaque sRGB."""
+    if picture.mode == "F" or (picture.mode == "I" and np.asarray(picture).max() > 65535):
+        raise ValueError("its pixels have more than 16 bits; save it with 8")
+    if picture.mode.startswith("I"):
+        picture = Pillow.fromarray((np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8))
+    if picture.mode == "CMYK" and picture.format == "JPEG" and "adobe" not in picture.info:
+        picture = ImageChops.invert(picture)  # Pillow takes every JPEG's inks for Adobe's inverted
+    alpha = None
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        alpha = picture.getchannel("A")
+    if picture.mode not in ("RGB", "L", "CMYK"):
+        picture = picture.convert("RGB")
+    if picture.info.get("icc_profile"):
+        picture = _from_profile(picture, picture.info["icc_profile"])
+    colours = picture if picture.mode == "RGB" else picture.convert("RGB")
+    if alpha:
+        colours = Pillow.composite(colours, Pillow.new("RGB", colours.size, "white"), alpha)
+    return np.array(colours)
+
+
+def _from_profile(picture: Pillow.Image, profile: bytes) -> Pillow.Image:
+    """Colours through their profile; as they are if it is broken or does not fit, as viewers do."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "srgb" in ImageCms.getProfileDescription(source).lower():
+            return picture
+        target = ImageCms.createProfile("sRGB")
+        managed = ImageCms.profileToProfile(picture, source, target, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return picture
+    return managed or picture
 
 
 def save_image(path: epath.PathLike, image: Photo) -> None:

@@ -31,7 +31,7 @@ class Generator(Protocol):
 
     @property
     def mapping(self) -> Callable[..., Float[Array, "batch dim"]]:
-        """z and labels -> w."""
+        """Maps z and labels to w."""
         ...
 
     @property
