@@ -102,7 +102,7 @@ def _srgb(picture: Pillow.Image) -> Photo:
     if picture.info.get("icc_profile"):
         picture = _from_profile(picture, picture.info["icc_profile"])
     colours = picture if picture.mode == "RGB" else picture.convert("RGB")
-    if alpha:
+    if alpha is not None:
         colours = Pillow.composite(colours, Pillow.new("RGB", colours.size, "white"), alpha)
     return np.array(colours)
 

@@ -30,12 +30,12 @@ class Settings:
     """How to search. Hashable: a change compiles anew.
 
     `optimizer` is a name or an optax optimiser of your own (then `rate` and `warmup` are unused).
-    `space`: "w+" moves every row, "w" one style for all rows, a number only the first rows.
-    In the first `settle` (a fraction) of the steps all moving rows share one step, the mean of
-    theirs, which leads around poor local minima of W+. `pull` weighs the mean squared distance of the rows from the mean w. `noise_pull` > 0 also moves
-    the noise images, with StyleGAN2's regulariser (arXiv:1912.04958, appendix D) at that weight.
-    `enough` stops an image whose loss fell below it. `remat` recomputes rows in the backward pass:
-    less memory, a third more time.
+    `space`: "w+" moves every row, "w" one style for all rows, a number only the first rows. In the
+    first `settle` (a fraction) of the steps all moving rows share one step, the mean of theirs,
+    which leads around poor local minima of W+. `pull` weighs the mean squared distance of the rows
+    from the mean w. `noise_pull` > 0 also moves the noise images, with StyleGAN2's regulariser
+    (arXiv:1912.04958, appendix D) at that weight. `enough` stops an image whose loss fell below it.
+    `remat` recomputes rows in the backward pass: less memory, a third more time.
     """
 
     steps: int = 500
