@@ -138,11 +138,11 @@ def test_max_pool_matches_reduce_window() -> None:
 
 def adjoint_fits(function: Callable[[jax.Array], jax.Array], x: np.ndarray) -> None:
     """<f(x), y> = <x, f'(y)> for a linear function, and the adjoint's own derivative is f."""
-    x = jnp.asarray(x)
-    out, pull = jax.vjp(function, x)
+    point = jnp.asarray(x)
+    out, pull = jax.vjp(function, point)
     y = jnp.asarray(draw(*out.shape))
-    np.testing.assert_allclose(jnp.vdot(out, y), jnp.vdot(x, pull(y)[0]), rtol=1e-4)
-    again = jax.vjp(lambda v: pull(v)[0], y)[1](x)[0]
+    np.testing.assert_allclose(jnp.vdot(out, y), jnp.vdot(point, pull(y)[0]), rtol=1e-4)
+    again = jax.vjp(lambda v: pull(v)[0], y)[1](point)[0]
     close(again, np.asarray(out, np.float64))
 
 
