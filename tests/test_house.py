@@ -22,7 +22,7 @@ LEVELS = [
     "fxjax.nn.stylegan1 fxjax.nn.stylegan2 fxjax.nn.vgg16 fxjax.nn.fader",
     "fxjax.zoo fxjax",
     "fxjax.losses fxjax.detect fxjax.align fxjax.data fxjax.augment fxjax.objective",
-    "fxjax.invert fxjax.mix fxjax.train fxjax.metrics",
+    "fxjax.invert fxjax.mix fxjax.train fxjax.train_state fxjax.snapshot fxjax.metrics",
     "fxjax.transfer fxjax.report",
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names.split()}

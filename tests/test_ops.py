@@ -168,3 +168,42 @@ def test_nearest_up_conv_gradients() -> None:
         jax.vjp(ops.nearest_up_conv, x, kernel)[1](y), jax.vjp(naive, x, kernel)[1](y), strict=True
     ):
         close(fast, np.asarray(slow, np.float64))
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "pad", "stride", "dilation"),
+    [
+        (9, 3, (1, 1), 1, 1),
+        (17, 3, (1, 1), 1, 1),  # large enough for the form that goes image by image
+        (17, 3, (0, 0), 2, 1),
+        (36, 3, (0, 0), 2, 1),  # the last row and column are not read
+        (16, 3, (2, 2), 1, 2),
+        (34, 4, (1, 1), 2, 1),
+        (17, 4, (2, 2), 1, 2),
+        (5, 2, (1, 1), 1, 1),
+    ],
+)
+def test_conv_adjoints_are_those_of_xla(
+    size: int, kernel: int, pad: tuple[int, int], stride: int, dilation: int
+) -> None:
+    """First derivatives, and the second ones that gradient penalties take."""
+    x, weights = jnp.asarray(draw(2, size, size, 5)), jnp.asarray(draw(kernel, kernel, 5, 3))
+
+    def plain(x: jax.Array, weights: jax.Array) -> jax.Array:
+        return lax.conv_general_dilated(
+            x, weights, (stride, stride), [pad, pad], lhs_dilation=(dilation, dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )  # fmt: skip
+
+    def fast(x: jax.Array, weights: jax.Array) -> jax.Array:
+        return ops.conv(x, weights, padding=[pad, pad], stride=stride, dilation=dilation)
+
+    cotangent = jnp.asarray(draw(*plain(x, weights).shape))
+
+    def derivatives(function) -> list[jax.Array]:
+        first = lambda x, weights: jax.vjp(function, x, weights)[1](cotangent)
+        squares = lambda x, weights: sum(jnp.sum(slope**2) for slope in first(x, weights))
+        return [*first(x, weights), *jax.grad(squares, argnums=(0, 1))(x, weights)]
+
+    for quick, slow in zip(derivatives(fast), derivatives(plain), strict=True):
+        close(quick, np.asarray(slow))

@@ -1,0 +1,160 @@
+"""Training pictures: a folder or zip of images in memory, their weights, and who is held back."""
+
+import collections
+import csv
+import hashlib
+import io
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+
+import cv2
+import numpy as np
+from etils import epath
+from jaxtyping import Float
+
+from fxjax import files
+from fxjax.types import Photo, Photos
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+LARGEST = 2**26  # bytes of one picture file, unpacked
+HELD_BACK = {"base": 100, "manipulated": 3}  # people of each kind that are never trained on
+KIND_WEIGHTS = {"base": 1.0, "manipulated": 1 / 6}
+
+
+def read_pictures(path: epath.PathLike, size: int) -> tuple[Photos, list[str]]:
+    """All pictures below a folder or in a zip, by name, and their names (without folders).
+
+    They must be squares of one size: `size`, or that times a power of two, which is averaged
+    down. Nothing is unpacked to disk. Raises FileNotFoundError, or ValueError naming the picture
+    that cannot be read, the sizes found, or that there are none.
+    """
+    source = files.absolute(path)
+    if not source.exists():
+        raise FileNotFoundError(f"no folder or zip of pictures at {source}")
+    pictures, names, sizes = [], [], collections.Counter()
+    for name, encoded in _folder(source) if source.is_dir() else _zip(source):
+        picture = _decode(encoded, f"{source}: {name}")
+        height, width = picture.shape[:2]
+        sizes[f"{width}x{height}"] += 1
+        if len(sizes) == 1:
+            fits = width == height and width >= size and width % size == 0
+            if not fits or (width // size).bit_count() != 1:
+                raise ValueError(
+                    f"{source}: {name} is {width}x{height}; wanted squares of {size} pixels, "
+                    "or of that times a power of two"
+                )
+            pictures.append(cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA))
+            names.append(name.rsplit("/", 1)[-1])
+    if len(sizes) > 1:
+        found = ", ".join(f"{count} of {size}" for size, count in sizes.most_common(6))
+        raise ValueError(
+            f"{source} holds pictures of mixed sizes: {found}; give pictures of one size"
+        )
+    if not pictures:
+        raise ValueError(f"{source} holds no pictures ({', '.join(ENDINGS)})")
+    return np.stack(pictures), names
+
+
+def read_weights(path: epath.PathLike, names: Sequence[str]) -> Float[np.ndarray, " count"]:
+    """How often each named picture is to be shown, relative to others; 0: never, it is held back.
+
+    Reads a table with a column `filename`. A column `training_weight` is taken as it is; else
+    `kind` and `source_id` give base pictures 1 and manipulated ones 1/6 (they show few people),
+    and the pictures of held-back people 0. Raises ValueError for other tables and for pictures
+    that are not listed.
+    """
+    rows = read_table(path)
+    if "training_weight" in rows[0]:
+        weights = {row["filename"]: float(row["training_weight"]) for row in rows}
+    elif {"kind", "source_id"} <= rows[0].keys():
+        kept_apart = held_back_rows(rows)
+        weights = {
+            row["filename"]: 0.0 if apart else KIND_WEIGHTS[row["kind"]]
+            for row, apart in zip(rows, kept_apart, strict=True)
+        }
+    else:
+        raise ValueError(
+            f"{path} has neither a column training_weight nor the columns kind and source_id"
+        )
+    if missing := [name for name in names if name not in weights]:
+        raise ValueError(f"{path} lacks {len(missing)} of the pictures, the first is {missing[0]}")
+    found = np.asarray([weights[name] for name in names], np.float32)
+    if not np.all(np.isfinite(found)) or found.min() < 0 or found.max() <= 0:
+        raise ValueError(f"{path}: weights must be 0 or more, and some above 0")
+    return found
+
+
+def read_table(path: epath.PathLike) -> list[dict[str, str]]:
+    """The rows of a CSV file with a column `filename`; ValueError if it is something else."""
+    source = files.absolute(path)
+    if not source.exists():
+        raise FileNotFoundError(f"no table {source}")
+    try:
+        rows = list(csv.DictReader(io.StringIO(source.read_text())))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{source} is not a CSV file: {error}") from error
+    if not rows or "filename" not in rows[0]:
+        raise ValueError(f"{source} has no column filename, or no rows")
+    return rows
+
+
+def held_back(source_ids: Iterable[str], count: int) -> frozenset[str]:
+    """The `count` people who are never trained on: always the same ones, whatever the order."""
+
+    def shuffled(source_id: str) -> str:
+        return hashlib.sha256(f"held back {source_id}".encode()).hexdigest()
+
+    return frozenset(sorted(set(source_ids), key=shuffled)[:count])
+
+
+def held_back_rows(rows: Sequence[dict[str, str]]) -> list[bool]:
+    """For each row of a table with `kind` and `source_id`: is it of a held-back person?"""
+    if unknown := {row["kind"] for row in rows} - HELD_BACK.keys():
+        raise ValueError(f"unknown kind {sorted(unknown)[0]!r}; known are {', '.join(HELD_BACK)}")
+    apart = {
+        kind: held_back((row["source_id"] for row in rows if row["kind"] == kind), count)
+        for kind, count in HELD_BACK.items()
+    }
+    return [row["source_id"] in apart[row["kind"]] for row in rows]
+
+
+def _folder(source: epath.Path) -> Iterator[tuple[str, bytes]]:
+    for path in sorted(source.iterdir()):  # etils' walk loses the gs://
+        if path.is_dir():
+            yield from _folder(path)
+        elif path.suffix.lower() in ENDINGS:
+            if path.stat().length > LARGEST:
+                raise ValueError(f"{path} is larger than {LARGEST >> 20} MiB")
+            yield path.name, path.read_bytes()
+
+
+def _zip(source: epath.Path) -> Iterator[tuple[str, bytes]]:
+    with source.open("rb") as file:
+        try:
+            archive = zipfile.ZipFile(file)
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"{source} is neither a folder nor a zip ({error})") from error
+        members = [m for m in archive.infolist() if m.filename.lower().endswith(ENDINGS)]
+        for member in sorted(members, key=lambda member: member.filename):
+            try:
+                with archive.open(member) as opened:
+                    encoded = opened.read(LARGEST + 1)  # a header may lie about the size
+            except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+                # RuntimeError: encrypted, or (NotImplementedError) an unknown compression
+                raise ValueError(f"{source}: cannot read {member.filename} ({error})") from error
+            if len(encoded) > LARGEST:
+                raise ValueError(
+                    f"{source}: {member.filename} unpacks to more than {LARGEST >> 20} MiB"
+                )
+            yield member.filename, encoded
+
+
+def _decode(encoded: bytes, name: str) -> Photo:
+    try:
+        picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:  # empty, or more pixels than OpenCV allows
+        picture = None
+    if picture is None:
+        raise ValueError(f"{name} is not a picture ({len(encoded)} bytes); remove or replace it")
+    return np.ascontiguousarray(picture[..., ::-1])
