@@ -1,0 +1,300 @@
+"""The inversion run behind `experiments.invert`: its flags, its models, and its batches.
+
+Batches are a pure function of the list of faces and the batch size, and both are written down
+before the first of them, so that a killed run goes on with the same ones.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from experiments import runfolder
+from experiments.runfolder import Row
+from experiments.search import Found, Models, Search
+from experiments.worklist import OK, Entry, Options
+from fxjax import checkpoint, files, invert, load, losses, metrics, sharding, zoo
+from fxjax.images import contact_sheet, load_image
+from fxjax.nn.generator import Generator, synthesize
+from fxjax.types import Codes
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Each field is a flag."""
+
+    model: Annotated[str, "generator: a model folder or the name of a model of fxjax"]
+    images: Annotated[str, "photos: a folder (with all below it), a glob, or a file"]
+    out: Annotated[str, "folder for all results"]
+    features: Annotated[str | None, "VGG16 model folder; without it the loss is pixels"] = None
+    steps: Annotated[int, "optimiser steps per face"] = 500
+    rate: Annotated[float, "learning rate"] = 0.05
+    optimizer: Annotated[Literal["adam", "sgd", "lbfgs"], "how to search"] = "adam"
+    batch: Annotated[int, "faces at once; 0 is what the free memory holds"] = 0
+    loss: Annotated[
+        Literal["pixels", "perceptual", "both"] | None,
+        "what to compare; None is perceptual with --features, else pixels",
+    ] = None
+    layers: Annotated[tuple[str, ...], "VGG16 layers of the loss"] = ("block3_conv3",)
+    pixel_weight: Annotated[float, "weight of the pixels in --loss=both"] = 1.0
+    start: Annotated[str, "mean, best (of --tries), codes.npz, or a folder of NAME.npz"] = "mean"
+    tries: Annotated[int, "random codes that --start=best draws"] = 100
+    face: Annotated[str, "largest, all, a number (left to right), or x,y in the photo"] = "largest"
+    aligned: Annotated[bool, "the pictures are aligned crops: no detection"] = False
+    realign: Annotated[bool, "align even what is recognised as aligned already"] = False
+    landmarks: Annotated[str | None, "file of landmarks to use instead of detection"] = None
+    landmark_model: Annotated[str | None, "another dlib 68-point model"] = None
+    space: Annotated[str, "w+, w, or how many first rows move"] = "w+"
+    settle: Annotated[float, "share of the steps in which all rows move alike"] = 0.0
+    pull: Annotated[float, "weight of the codes' squared distance from the mean"] = 0.0
+    enough: Annotated[float, "stop a face whose loss is below this"] = 0.0
+    dtype: Annotated[Literal["float32", "bfloat16"], "what the networks compute in"] = "float32"
+    remat: Annotated[bool, "recompute rows in the backward pass: less memory, slower"] = False
+    devices: Annotated[int, "how many of this machine's devices to use; 0 is all"] = 0
+    strip: Annotated[bool, "also strips/NAME.png: the search at steps 0, 10, 30, 100, ..."] = False
+    profile_dir: Annotated[str | None, "write a trace of a few steps there"] = None
+    tensorboard: Annotated[bool, "also write scalars for TensorBoard (needs tensorboardX)"] = False
+    save_seconds: Annotated[float, "how often a batch in progress is saved"] = 20.0
+    restart: Annotated[bool, "remove an earlier run's results in --out and begin anew"] = False
+
+
+def shas(config: Config) -> dict[str, str]:
+    """The sha256 of the models' files, as their cards say."""
+    parts = {"generator": config.model, "features": config.features}
+    found = {}
+    for part, name in parts.items():
+        if name is not None:
+            card = checkpoint.read_card(zoo.find(name))
+            if part not in card["parts"]:
+                raise ValueError(f"{name} has no {part}; it has {', '.join(card['parts'])}")
+            found[f"{part}_sha256"] = card["parts"][part]["sha256"]
+    return found
+
+
+def prepare(config: Config) -> Search:
+    """Loads the models and checks the settings (ValueError)."""
+    for name, least in {"steps": 1, "batch": 0, "devices": 0, "tries": 0}.items():
+        if getattr(config, name) < least:
+            raise ValueError(f"--{name}={getattr(config, name)}: want {least} or more")
+    local = jax.local_devices()
+    if config.devices > len(local):
+        raise ValueError(f"--devices={config.devices}: there are {len(local)} on this machine")
+    mesh = sharding.mesh(local[: config.devices or len(local)])
+    dtype = jnp.dtype(config.dtype)
+    generator, features = load(config.model, part="generator", dtype=dtype), None
+    if config.features is not None:
+        features = load(config.features, part="features", dtype=dtype)
+    elif kind_of(config) != "pixels":
+        raise ValueError(f"--loss={config.loss} needs --features=DIR, a converted VGG16")
+    elif jax.process_index() == 0:
+        print("no --features: the loss is pixels alone, and no LPIPS-style distance is measured")
+    settings = invert.Settings(
+        steps=config.steps,
+        rate=config.rate,
+        optimizer=config.optimizer,
+        space=space_of(config.space),
+        settle=config.settle,
+        pull=config.pull,
+        enough=config.enough,
+        remat=config.remat,
+    )
+    loss = make_loss(generator, features, kind_of(config), config.layers, config.pixel_weight)
+    judge = None if features is None else metrics.lpips_style(features)
+    models = Models(*sharding.replicate((generator, loss, judge), mesh), mesh)
+    return Search(
+        models,
+        settings,
+        functools.partial(start_codes, models, config),
+        strip=config.strip,
+        save_seconds=config.save_seconds,
+        profile_dir=config.profile_dir,
+    )
+
+
+def kind_of(config: Config) -> str:
+    """The loss's name."""
+    return config.loss or ("pixels" if config.features is None else "perceptual")
+
+
+def space_of(text: str) -> Any:
+    """w, w+ or a number."""
+    if text in ("w", "w+"):
+        return text
+    if not text.isdecimal():
+        raise ValueError(f"--space={text}: want w+, w, or a number of rows")
+    return int(text)
+
+
+def faces_of(config: Config, search: Search) -> Options:
+    """Which faces to take."""
+    return Options(
+        search.models.generator.resolution,
+        config.face,
+        config.aligned,
+        config.realign,
+        config.landmarks,
+        config.landmark_model,
+    )
+
+
+def make_loss(
+    generator: Generator,
+    features: Any,
+    kind: str,
+    layers: Sequence[str],
+    pixel_weight: float,
+) -> Any:
+    """The loss by name; features are divided by their mean square in the generator's mean picture.
+
+    So every layer counts alike, and as much as pixels do. Raises ValueError for unknown layers.
+    """
+    if kind == "pixels":
+        return losses.Pixels()
+    mean = jax.jit(synthesize)(generator, invert.mean_codes(generator, 1))
+    perceptual = losses.Perceptual(features, layers)
+    found = jax.jit(lambda loss, images: loss.embed(images)["x"])(perceptual, mean)
+    squares = [float(jnp.mean(jnp.square(x.astype(jnp.float32)))) for x in found]
+    scales = [square if square > 0 else 1.0 for square in squares]
+    perceptual = losses.Perceptual(features, layers, scales)
+    if kind == "perceptual":
+        return perceptual
+    return losses.Sum([perceptual, losses.Pixels()], (1.0, pixel_weight))
+
+
+def start_codes(models: Models, config: Config, names: Sequence[str], goal: Any) -> Codes:
+    """Where the searches of these faces start, by --start."""
+    generator, loss, _, _ = models
+    if config.start == "mean":
+        return invert.mean_codes(generator, len(names))
+    if config.start == "best":
+        key = jax.random.key(0)  # the same tries for every batch, so that batches do not matter
+        return invert.best_random(generator, loss, goal, key, config.tries)
+    shape = len(generator.rows), generator.dim
+    return jnp.asarray(np.stack([_given_code(config.start, name, shape) for name in names]))
+
+
+def check_start(config: Config, search: Search, entries: Sequence[Entry]) -> None:
+    """Reads all codes that --start names once, so that a bad one is an error now."""
+    if config.start not in ("mean", "best"):
+        generator = search.models.generator
+        for entry in entries:
+            if entry.status == OK:
+                _given_code(config.start, entry.name, (len(generator.rows), generator.dim))
+
+
+def _given_code(start: str, name: str, shape: tuple[int, int]) -> np.ndarray:
+    """A face's code, from its own file in a folder or from one file for all."""
+    path = files.absolute(start)
+    path = path / f"{name}.npz" if path.is_dir() else path
+    if not path.exists():
+        raise FileNotFoundError(f"no code {path} to start from (--start: mean, best, file, folder)")
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            ws = np.asarray(arrays["ws"], np.float32)
+    except Exception as error:  # zip and numpy have a dozen kinds of their own
+        raise ValueError(f"{path} holds no codes (an array ws): {error}") from None
+    if ws.shape != shape or not np.isfinite(ws).all():
+        raise ValueError(f"{path} has ws of shape {ws.shape}; this model wants {shape}, finite")
+    return ws
+
+
+def run(
+    out: epath.Path,
+    entries: Sequence[Entry],
+    search: Search,
+    batch: int,
+    settings: str,
+    progress: Callable[[float, float], None],
+    finished: Callable[[Row, Sequence[float]], None],
+) -> None:
+    """Does this process's share of the batches, in memory that does not grow with their number."""
+    faces = [entry for entry in entries if entry.status == OK]
+    enough = search.settings.enough
+    me, processes = jax.process_index(), jax.process_count()
+    devices = search.models.mesh.size
+    size_file = out / "state" / f"size{me}.json"
+    place_file = out / "state" / f"place{me}.npz"
+    size = json.loads(size_file.read_text()) if size_file.exists() else batch
+    for unit in range(me * batch, len(faces), processes * batch):
+        first, end = unit, min(unit + batch, len(faces))
+        while first < end:
+            rows = runfolder.read_rows(out, first)
+            if rows is not None:
+                progress(len(rows), math.nan)
+                first += len(rows)
+                continue
+            part = faces[first : min(first + size, end)]
+            padded = part + [part[-1]] * (devices * math.ceil(size / devices) - len(part))
+            targets = np.stack([load_image(out / "targets" / f"{e.name}.png") for e in padded])
+            told = functools.partial(_tell, progress, len(part))
+            try:
+                found = search.run(part, targets, place_file, told)
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                size = _halve(size, devices)
+                files.write(size_file, json.dumps(size).encode())
+                continue
+            rows = [
+                _write(out, part, i, found, targets[i], settings, enough) for i in range(len(part))
+            ]
+            for row, curve in zip(rows, found.curves, strict=False):
+                finished(row, curve)
+            runfolder.write_rows(out, first, rows)
+            place_file.unlink(missing_ok=True)
+            first += len(part)
+
+
+def _tell(progress: Callable[[float, float], None], count: int, share: float, loss: float) -> None:
+    progress(count * share, loss)
+
+
+def _halve(size: int, devices: int) -> int:
+    if size <= devices:
+        raise ValueError(
+            "not even one picture fits into the device's memory; try --remat or --dtype=bfloat16"
+        )
+    half = max(devices, size // 2)
+    print(f"out of memory with {size} pictures at once; going on with {half}", flush=True)
+    return half
+
+
+def _write(
+    out: epath.Path,
+    part: Sequence[Entry],
+    i: int,
+    found: Found,
+    target: Any,
+    settings: str,
+    enough: float,
+) -> Row:
+    """One face's files and row."""
+    entry, seconds = part[i], round(found.seconds / len(part), 3)
+    curve = found.curves[i]
+    finite = np.isfinite(curve)
+    if not finite.all() or (found.stopped[i] and curve[-2] >= enough):
+        where = "" if finite.all() else f" from step {int(np.argmin(finite))}"
+        message = f"the loss or its gradient was not finite{where}; try a lower --rate"
+        return Row(entry.photo, entry.name, "nonfinite", seconds=seconds, message=message)
+    pictures = {"reconstructions": found.pictures[i]}
+    if found.strips:
+        strip = np.stack([step[i] for step in found.strips])
+        pictures["strips"] = contact_sheet(strip, len(strip))
+    runfolder.write_face(out, entry, found.codes[i], settings, curve.tolist(), pictures)
+    return Row(
+        entry.photo,
+        entry.name,
+        OK,
+        float(found.distances[i]),
+        metrics.psnr(found.pictures[i], target),
+        metrics.ssim(found.pictures[i], target),
+        None if found.lpips is None else float(found.lpips[i]),
+        seconds,
+    )

@@ -1,0 +1,249 @@
+"""Searches the codes of one batch of faces, and can be killed and go on bit for bit.
+
+The search's whole state is saved now and then, between calls of one compiled program.
+"""
+
+import functools
+import io
+import json
+import math
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, UInt8
+
+from experiments.worklist import Entry
+from fxjax import files, invert, losses, sharding
+from fxjax.images import from_uint8, to_uint8
+from fxjax.nn.generator import synthesize
+from fxjax.types import Codes, Images, Photos
+
+EVERY = 10  # steps of one call: the least that strips show, and one program for all of them
+STRIP_STEPS = (0, *(start * 10**power for power in range(1, 6) for start in (1, 3)))
+STRIP_SIDE = 256
+MOST = {"cpu": 4}  # pictures per device where memory would hold more; caches gain nothing then
+MOST_ELSEWHERE = 32
+SHARE = 0.7  # of the free memory
+
+
+class Models(NamedTuple):
+    """What a search needs, on all devices of the mesh; the judge is None without features."""
+
+    generator: Any
+    loss: Any
+    judge: Any
+    mesh: Mesh
+
+
+class Found(NamedTuple):
+    """A batch's results on the host; the curve has the loss before each step, then the last."""
+
+    codes: Float[np.ndarray, "batch rows dim"]
+    pictures: Photos
+    curves: Float[np.ndarray, "batch points"]
+    distances: Float[np.ndarray, " batch"]
+    lpips: Float[np.ndarray, " batch"] | None
+    stopped: np.ndarray
+    strips: list[Photos]
+    seconds: float
+
+
+@jax.jit
+def _embed(loss: Any, targets: UInt8[Array, "batch height width 3"]) -> Any:
+    return loss.embed(from_uint8(targets))
+
+
+@functools.partial(jax.jit, static_argnames="side")
+def _draw(generator: Any, codes: Codes, side: int) -> UInt8[Array, "batch height width 3"]:
+    return to_uint8(losses.shrink(synthesize(generator, codes), side))
+
+
+@jax.jit
+def _judge(
+    models: tuple[Any, Any, Any], goal: Any, codes: Codes, targets: Any
+) -> tuple[Images, Any, Any]:
+    """Final pictures, their loss, and the LPIPS-style distance of what is saved of them."""
+    generator, loss, judge = models
+    images = synthesize(generator, codes)
+    distances = loss.distance(loss.embed(images), goal)
+    pictures = to_uint8(images)
+    if judge is None:
+        return pictures, distances, None
+    lpips = judge.distance(judge.embed(from_uint8(pictures)), judge.embed(from_uint8(targets)))
+    return pictures, distances, lpips
+
+
+class Search:
+    """Searches the codes of one batch after another with one compiled program."""
+
+    def __init__(
+        self,
+        models: Models,
+        settings: invert.Settings,
+        start: Callable[[Sequence[str], Any], Codes],
+        *,
+        strip: bool,
+        save_seconds: float,
+        profile_dir: str | None,
+    ):
+        self.models, self.settings, self.start = models, settings, start
+        self.strip, self.save_seconds, self.profile_dir = strip, save_seconds, profile_dir
+        self.everywhere = NamedSharding(models.mesh, PartitionSpec("batch"))
+        invert.begin(models.generator, invert.mean_codes(models.generator, 1), settings)  # checks
+
+    def run(
+        self,
+        entries: Sequence[Entry],
+        targets: Photos,
+        place_file: epath.Path,
+        progress: Callable[[float, float], None],
+    ) -> Found:
+        """Inverts `targets`, the entries' and then padding; goes on from `place_file` if it fits.
+
+        `progress` is told the share of the batch done since the last call, and the mean loss.
+        """
+        generator, loss, judge, mesh = self.models
+        settings, began = self.settings, time.monotonic()
+        names = [entry.name for entry in entries]
+        names += names[-1:] * (len(targets) - len(names))
+        key = json.dumps([names, len(entries)])
+        placed = sharding.split_batch(targets, mesh)
+        goal = _embed(loss, placed)
+        saved = _restore(place_file, key)
+        if saved is None:
+            start = self._split(self.start(names, goal))
+            place = self._split(invert.begin(generator, start, settings))
+            curves, strips, seconds = np.zeros((len(targets), 0), np.float32), [], 0.0
+        else:
+            start = self._split(saved["start"])
+            like = jax.tree.structure(invert.begin(generator, start, settings))
+            leaves = [saved[f"leaf{index}"] for index in range(like.num_leaves)]
+            place = self._split(jax.tree.unflatten(like, leaves))
+            curves, strips = saved["curves"], list(saved["strips"])
+            seconds = float(saved["seconds"])
+            progress(curves.shape[1] / settings.steps, math.nan)
+        last = time.monotonic()
+        while (done := curves.shape[1]) < settings.steps:
+            if self.strip and done in STRIP_STEPS:
+                strips.append(self._draw(place, start))
+            self._profile(done)
+            count = min(EVERY, settings.steps - done)
+            place, new = invert.advance(generator, loss, goal, start, place, settings, count)
+            place = self._split(place)
+            curves = np.concatenate([curves, np.asarray(new)], axis=1)
+            progress(count / settings.steps, float(np.nanmean(curves[: len(entries), -1:])))
+            if time.monotonic() - last >= self.save_seconds:
+                spent = seconds + time.monotonic() - began
+                _save(place_file, key, place, start, curves, strips, spent)
+                last = time.monotonic()
+        codes = invert.codes_of(place, start, settings)
+        pictures, distances, lpips = _judge((generator, loss, judge), goal, codes, placed)
+        if self.strip:
+            strips += [self._draw(place, start), self._shrunk(placed)]
+        return Found(
+            np.asarray(codes),
+            np.asarray(pictures),
+            np.concatenate([curves, np.asarray(distances)[:, None]], axis=1),
+            np.asarray(distances),
+            None if lpips is None else np.asarray(lpips),
+            np.asarray(place.stopped),
+            strips,
+            seconds + time.monotonic() - began,
+        )
+
+    def _split(self, tree: Any) -> Any:
+        """Always the same sharding, or a resumed search would be another program."""
+        return jax.device_put(tree, self.everywhere)
+
+    def _draw(self, place: invert.Place, start: Codes) -> Photos:
+        codes = invert.codes_of(place, start, self.settings)
+        return np.asarray(_draw(self.models.generator, codes, STRIP_SIDE))
+
+    def _shrunk(self, targets: Array) -> Photos:
+        return np.asarray(to_uint8(losses.shrink(from_uint8(targets), STRIP_SIDE)))
+
+    def _profile(self, done: int) -> None:
+        """Traces the steps after the first call, which compiles."""
+        if self.profile_dir and done == EVERY:
+            jax.profiler.start_trace(self.profile_dir)
+        elif self.profile_dir and done == 3 * EVERY:
+            jax.profiler.stop_trace()
+            self.profile_dir = None
+
+    def batch(self, count: int) -> int:
+        """How many pictures at once: what the free memory holds, a power of two per device."""
+        generator, loss, _, mesh = self.models
+        devices = mesh.size
+        if count <= devices:
+            return devices
+        size = generator.resolution
+        goal = _embed(
+            loss, sharding.split_batch(np.zeros((devices, size, size, 3), np.uint8), mesh)
+        )
+        start = self._split(invert.mean_codes(generator, devices))
+        place = self._split(invert.begin(generator, start, self.settings))
+        steps = min(EVERY, self.settings.steps)
+        lowered = invert.advance.lower(generator, loss, goal, start, place, self.settings, steps)
+        analysis = lowered.compile().memory_analysis()
+        need = max(1, 0 if analysis is None else analysis.temp_size_in_bytes)
+        free = _free_memory(mesh.devices.flat[0], devices)
+        most = MOST.get(mesh.devices.flat[0].platform, MOST_ELSEWHERE)
+        held = min(most, SHARE * free / need, math.ceil(count / devices))
+        return devices * 2 ** max(0, math.floor(math.log2(max(held, 1))))
+
+
+def _free_memory(device: Any, devices: int) -> float:
+    """Bytes for each device; on CPUs, the machine's (or the container's) shared among them."""
+    stats = device.memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    free = 4.0 * 2**30
+    memory = pathlib.Path("/proc/meminfo")
+    if memory.exists():
+        lines = dict(line.split(":") for line in memory.read_text().splitlines())
+        free = float(lines["MemAvailable"].split()[0]) * 1024
+    group = pathlib.Path("/sys/fs/cgroup")
+    if (group / "memory.max").exists() and (group / "memory.current").exists():
+        limit = (group / "memory.max").read_text().strip()
+        if limit != "max":
+            free = min(free, float(limit) - float((group / "memory.current").read_text()))
+    return free / devices
+
+
+def _save(
+    path: epath.Path,
+    key: str,
+    place: invert.Place,
+    start: Codes,
+    curves: np.ndarray,
+    strips: list[Photos],
+    seconds: float,
+) -> None:
+    leaves: dict[str, Any] = {
+        f"leaf{index}": np.asarray(leaf) for index, leaf in enumerate(jax.tree.leaves(place))
+    }
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        key=np.array(key),
+        start=np.asarray(start),
+        curves=curves,
+        strips=np.array(strips, np.uint8),
+        seconds=np.array(seconds),
+        **leaves,
+    )
+    files.write(path, buffer.getvalue())
+
+
+def _restore(path: epath.Path, key: str) -> dict[str, np.ndarray] | None:
+    """A batch's saved state, or None if there is none of this batch."""
+    if not path.exists():
+        return None
+    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+        return dict(arrays) if str(arrays["key"]) == key else None

@@ -1,0 +1,224 @@
+"""The faces of a folder of photos: found, named, cut out and listed before anything is inverted.
+
+The list is a pure function of the photos and the settings. It is saved as it grows, so that a
+killed run goes on where it was, and every photo has an entry: its faces, or why it was refused.
+"""
+
+import dataclasses
+import json
+import os
+import re
+import time
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from etils import epath
+from tqdm import tqdm
+
+from experiments.photos import find, free_name, photo_names
+from fxjax import align, detect, files
+from fxjax.images import load_image, save_image, to_uint8
+from fxjax.types import Photo
+
+OK = "ok"
+SAVE_SECONDS = 20.0
+LEAST = 16  # pixels: the least side of an aligned picture, as of one that is searched for faces
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Which faces to take, and how to cut them out."""
+
+    size: int
+    face: str = "largest"
+    aligned: bool = False
+    realign: bool = False
+    landmarks: str | None = None
+    landmark_model: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One face to invert, or one refused photo (or face)."""
+
+    photo: str
+    name: str
+    status: str = OK
+    message: str = ""
+    landmarks: list[list[float]] | None = None
+    photo_from_crop: list[list[float]] | None = None
+
+
+class Refused(Exception):
+    """Why a photo, or a face in it, cannot be used."""
+
+    def __init__(self, status: str, message: str):
+        super().__init__(message)
+        self.status = status
+
+
+def make(out: epath.Path, images: str, options: Options) -> list[Entry]:
+    """All entries, from <out>/state/worklist.json as far as it goes; writes targets/NAME.png.
+
+    Raises ValueError if the photos are not those that the list was begun with.
+    """
+    if options.aligned and options.realign:
+        raise ValueError("--aligned and --realign exclude each other")
+    if not re.fullmatch(r"largest|all|\d+|\d+(\.\d+)?,\d+(\.\d+)?", options.face):
+        raise ValueError(f"--face={options.face}: want largest, all, a number from 0, or x,y")
+    paths, left = find(images, out)
+    if left:
+        print(f"{left} files in {images} are not pictures by their names and are left out")
+    photos = [[str(path), _length(path)] for path in paths]
+    place = out / "state" / "worklist.json"
+    entries, done = [], 0
+    if place.exists():
+        saved = json.loads(place.read_text())
+        _compare(saved["photos"], photos)
+        entries, done = [Entry(**entry) for entry in saved["entries"]], saved["done"]
+    if done == len(paths):
+        return entries
+
+    def save(count: int) -> None:
+        listed = [dataclasses.asdict(entry) for entry in entries]
+        text = json.dumps({"photos": photos, "done": count, "entries": listed})
+        files.write(place, text.encode())
+
+    names, cutter, last = photo_names(paths), Cutter(options), time.monotonic()
+    taken = {name.casefold() for name in names} | {entry.name.casefold() for entry in entries}
+    bar = tqdm(paths[done:], "faces", len(paths), initial=done, unit="photo", disable=None)
+    for index, path in enumerate(bar, start=done):
+        entries += _entries(out, path, names[index], taken, cutter)
+        if time.monotonic() - last > SAVE_SECONDS:
+            save(index + 1)
+            last = time.monotonic()
+    save(len(paths))
+    return entries
+
+
+def wait(out: epath.Path) -> list[Entry]:
+    """The entries once another process has listed them all."""
+    place = out / "state" / "worklist.json"
+    while True:
+        if place.exists():
+            saved = json.loads(place.read_text())
+            if saved["done"] == len(saved["photos"]):
+                return [Entry(**entry) for entry in saved["entries"]]
+        time.sleep(0.5)
+
+
+def _is_file(path: epath.Path) -> bool:
+    """Whether it can be read to an end: no folder, no pipe, no link to nowhere."""
+    local = "://" not in str(path)
+    return os.path.isfile(path) if local else path.exists() and not path.is_dir()
+
+
+def _length(path: epath.Path) -> int:
+    try:
+        return path.stat().length
+    except OSError:
+        return -1
+
+
+def _compare(old: list[list], new: list[list]) -> None:
+    if old == new:
+        return
+    was, now = {path: length for path, length in old}, {path: length for path, length in new}
+    gone, more = sorted(was.keys() - now.keys()), sorted(now.keys() - was.keys())
+    changed = sorted(path for path in was.keys() & now.keys() if was[path] != now[path])
+    example = (gone + more + changed)[0]
+    raise ValueError(
+        f"the photos are not those that this run was begun with: {len(more)} new, {len(gone)} "
+        f"gone, {len(changed)} changed, such as {example}; give another --out, or --restart"
+    )
+
+
+class Cutter:
+    """Finds and cuts out faces; the detector is loaded when first needed."""
+
+    def __init__(self, options: Options):
+        self.options = options
+        self._detector: detect.Detector | None = None
+        self._given = (
+            None if options.landmarks is None else detect.load_landmarks(options.landmarks)
+        )
+        if options.landmark_model is not None and not options.aligned and self._given is None:
+            self._detector = detect.Detector(options.landmark_model)  # a bad file ends it all now
+
+    def faces(self, photo: Photo, path: epath.Path) -> Sequence[detect.Face]:
+        """The chosen faces. Raises Refused."""
+        if self._given is not None:
+            found = [detect.given(points) for points in self._given.get(path.name, [])]
+            if not found:
+                raise Refused("no_face", f"no landmarks are given for {path.name}")
+        else:
+            self._detector = self._detector or detect.Detector()
+            try:
+                found = self._detector(photo)
+            except ValueError as error:
+                raise Refused("too_small", str(error)) from error
+            if not found:
+                raise Refused("no_face", "no face was found")
+        try:
+            return detect.choose(found, self.options.face)
+        except ValueError as error:
+            raise Refused("no_such_face", str(error)) from error
+
+    def cut(self, photo: Photo, landmarks: align.Landmarks) -> align.Crop:
+        """One face's crop. Raises Refused."""
+        try:
+            return align.align(photo, landmarks, self.options.size, force=self.options.realign)
+        except ValueError as error:
+            raise Refused("bad_face", str(error)) from error
+
+    def whole(self, photo: Photo) -> align.Crop:
+        """A picture that is said to be aligned. Raises Refused."""
+        height, width = photo.shape[:2]
+        if height != width:
+            raise Refused("not_square", f"{width}x{height} pixels; --aligned wants square pictures")
+        if width < LEAST and width < self.options.size:
+            raise Refused("too_small", f"{width}x{width} pixels are too few for a face")
+        matrix = align.whole_square(width, self.options.size)
+        return align.Crop(align.cut(photo, matrix, self.options.size), matrix)
+
+
+def _entries(
+    out: epath.Path, path: epath.Path, name: str, taken: set[str], cutter: Cutter
+) -> Iterable[Entry]:
+    """A photo's entries. Whatever is wrong with it stays with it."""
+    shown = str(path).encode(errors="backslashreplace").decode()
+    found: list[Entry] = []
+    try:
+        if not _is_file(path):
+            raise Refused("unreadable", "missing, or neither a file nor a link to one")
+        try:
+            photo = load_image(path)
+        except (ValueError, OSError) as error:
+            raise Refused("unreadable", _line(error).replace(f"{path} ", "")) from error
+        if cutter.options.aligned:
+            crop = cutter.whole(photo)
+            save_image(out / "targets" / f"{name}.png", to_uint8(crop.image))
+            return [Entry(shown, name, photo_from_crop=crop.photo_from_crop.tolist())]
+        faces = cutter.faces(photo, path)
+        for index, face in enumerate(faces):
+            own = name if len(faces) == 1 else free_name(f"{name}_face{index}", taken)
+            try:
+                crop = cutter.cut(photo, face.landmarks)
+            except Refused as error:
+                found.append(Entry(shown, own, error.status, _line(error)))
+                continue
+            save_image(out / "targets" / f"{own}.png", to_uint8(crop.image))
+            places = face.landmarks.astype(np.float64).tolist()
+            found.append(Entry(shown, own, OK, "", places, crop.photo_from_crop.tolist()))
+    except Refused as error:
+        found.append(Entry(shown, name, error.status, _line(error)))
+    except OSError:
+        raise  # of the models or the results, not of the photo
+    except Exception as error:  # libraries for pictures raise anything on odd ones
+        found.append(Entry(shown, name, "failed", f"{type(error).__name__}: {_line(error)}"))
+    return found
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.encode(errors="backslashreplace").decode()

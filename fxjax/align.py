@@ -1,0 +1,342 @@
+"""Landmarks to an FFHQ-like crop and its matrix, and a changed crop back into the photo (OpenCV).
+
+Coordinates are (x, y) with pixel centres at whole numbers, so a picture of width w spans
+-0.5..w-0.5. `photo_from_crop` maps a crop's homogeneous coordinates to the photo's. Landmarks are
+the usual 68 points: 0-16 jaw, 17-26 brows, 27-35 nose, 36-47 eyes, 48-67 mouth.
+"""
+
+import math
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Array, Bool, Float, UInt8
+from PIL import Image as Pillow
+
+from fxjax.types import Photo
+
+Landmarks = Float[np.ndarray, "68 2"]
+Matrix = Float[np.ndarray, "3 3"]
+
+_FADE = 0.05  # of the crop's side: how far inside the photo its border begins to blur
+_BLUR = 0.02  # of the crop's side: the blur itself, as in FFHQ
+
+
+class Crop(NamedTuple):
+    """An upright square face in [-1, 1], and where it lies in the photo."""
+
+    image: Float[np.ndarray, "size size 3"]
+    photo_from_crop: Matrix
+
+
+class Masks(NamedTuple):
+    """Soft masks in 0..1: one on the region, falling to zero over the feather around it."""
+
+    eyes: Float[np.ndarray, "size size"]
+    brows: Float[np.ndarray, "size size"]
+    mouth: Float[np.ndarray, "size size"]
+    face: Float[np.ndarray, "size size"]
+    """The hull of all landmarks and the forehead."""
+
+
+def ffhq_square(landmarks: Landmarks, size: int) -> Matrix:
+    """`photo_from_crop` of the FFHQ data set's oriented square around the eyes and the mouth.
+
+    Raises ValueError if the landmarks fall together. Source: arXiv:1710.10196, appendix C, with
+    eye centres as the means of six landmarks and the mouth as the mean of its corners.
+    """
+    right_eye, left_eye = landmarks[36:42].mean(0), landmarks[42:48].mean(0)
+    eyes, mouth = (right_eye + left_eye) / 2, (landmarks[48] + landmarks[54]) / 2
+    across, down = left_eye - right_eye, mouth - eyes
+    x = across + np.array([down[1], -down[0]])  # the eyes' line and the face's axis vote alike
+    side = max(4.0 * math.hypot(*across), 3.6 * math.hypot(*down))
+    if not (math.isfinite(side) and side > 0 and math.hypot(*x) > 1e-3 * side):
+        raise ValueError("the landmarks do not look like a face: eyes and mouth give no square")
+    x = x / math.hypot(*x)
+    y = np.array([-x[1], x[0]])
+    centre = eyes + 0.1 * down
+    matrix = np.eye(3)
+    matrix[:2, 0], matrix[:2, 1] = x * side / size, y * side / size
+    matrix[:2, 2] = centre - (x + y) * side * (size - 1) / (2 * size)
+    return matrix
+
+
+def whole_square(side: int, size: int) -> Matrix:
+    """`photo_from_crop` of a whole square picture of that side."""
+    scale = side / size
+    return np.array([[scale, 0, (scale - 1) / 2], [0, scale, (scale - 1) / 2], [0, 0, 1.0]])
+
+
+def corners(photo_from_crop: Matrix, size: int) -> Float[np.ndarray, "4 2"]:
+    """A crop's outer corners in the photo: top left, top right, bottom right, bottom left."""
+    low, high = -0.5, size - 0.5
+    return transform(
+        photo_from_crop, np.array([[low, low], [high, low], [high, high], [low, high]])
+    )
+
+
+def transform(matrix: Matrix, points: Float[np.ndarray, "count 2"]) -> Float[np.ndarray, "count 2"]:
+    """Moves points by an affine matrix."""
+    return points @ matrix[:2, :2].T + matrix[:2, 2]
+
+
+def is_aligned(photo: Photo, landmarks: Landmarks, *, tolerance: float = 0.07) -> bool:
+    """Whether the photo is such a crop already: the face's square covers all of it.
+
+    `tolerance` is the largest distance between their corners, as a part of the side; of 1,746
+    aligned synthetic faces 99.7 % are within, of 40 portraits none.
+    """
+    height, width = photo.shape[:2]
+    if height != width:
+        return False
+    found = corners(ffhq_square(landmarks, width), width)
+    distance = np.linalg.norm(found - corners(np.eye(3), width), axis=1).max()
+    return bool(distance <= tolerance * width)
+
+
+def align(photo: Photo, landmarks: Landmarks, size: int, *, force: bool = False) -> Crop:
+    """The face as FFHQ shows it, `size` pixels square.
+
+    A photo that is such a crop already is taken whole, unless `force`. Outside the photo the crop
+    mirrors it, blurred and fading to its median colour. Raises ValueError for landmarks that give
+    no square or one that misses the photo.
+    """
+    if not force and is_aligned(photo, landmarks):
+        matrix = whole_square(photo.shape[1], size)
+    else:
+        matrix = ffhq_square(landmarks, size)
+    return Crop(cut(photo, matrix, size), matrix)
+
+
+def cut(photo: Photo, photo_from_crop: Matrix, size: int) -> Float[np.ndarray, "size size 3"]:
+    """The crop at a known place; see `align`."""
+    height, width = photo.shape[:2]
+    outside = _outside(photo_from_crop, size, width, height)
+    if outside.min() >= 0:
+        raise ValueError(f"the face's square lies outside the photo of {width}x{height} pixels")
+    crop = resample(photo, photo_from_crop, size, size)
+    if outside.max() > 0:
+        soft = cv2.GaussianBlur(crop, (0, 0), max(_BLUR * size, 0.5))
+        fade = min(_FADE, float(outside.max()))  # so that a little outside matters little
+        crop += (soft - crop) * np.clip(1 + outside / fade, 0, 1)[..., None]
+        median = np.median(crop[outside < 0], axis=0)
+        crop += (median - crop) * np.clip(outside / 0.3, 0, 1)[..., None]
+    return np.clip(crop / np.float32(127.5) - 1, -1, 1)
+
+
+def _outside(matrix: Matrix, size: int, width: int, height: int) -> Float[np.ndarray, "size size"]:
+    """How far each crop pixel is outside the photo (inside: negative), in parts of the crop."""
+    u, v = np.arange(size)[None, :], np.arange(size)[:, None]
+    x = matrix[0, 0] * u + matrix[0, 1] * v + matrix[0, 2]
+    y = matrix[1, 0] * u + matrix[1, 1] * v + matrix[1, 2]
+    beyond = np.maximum(
+        np.maximum(-0.5 - x, x - width + 0.5), np.maximum(-0.5 - y, y - height + 0.5)
+    )
+    return (beyond / (size * _scale(matrix))).astype(np.float32)
+
+
+def _scale(matrix: Matrix) -> float:
+    return math.sqrt(abs(np.linalg.det(matrix[:2, :2])))
+
+
+def resample(
+    picture: UInt8[np.ndarray, "_ _ channels"] | Float[np.ndarray, "_ _ channels"],
+    picture_from_target: Matrix,
+    height: int,
+    width: int,
+    *,
+    border: int = cv2.BORDER_REFLECT_101,
+) -> Float[np.ndarray, "height width channels"]:
+    """`picture` seen through an affine matrix, with Lanczos kernels; mirrored outside.
+
+    A picture that gets smaller is shrunk by area to at least twice the wanted scale, sampled there
+    at twice the wanted size, and halved, so that nothing aliases.
+    """
+    scale = _scale(picture_from_target)
+    ends = np.array([[-1, -1], [width, -1], [width, height], [-1, height]], float)
+    margin = 6 * max(scale, 1.0) + 1  # what the kernels reach
+    left, top, right, bottom = _bounds(transform(picture_from_target, ends), margin, picture)
+    patch = picture[top:bottom, left:right]
+    matrix = _shift(-left, -top) @ picture_from_target
+    if scale >= 4:
+        tall, wide = patch.shape[:2]
+        short, slim = (max(1, round(length / (scale // 2))) for length in (tall, wide))
+        patch = cv2.resize(patch, (slim, short), interpolation=cv2.INTER_AREA)
+        patch = patch.reshape(short, slim, -1)  # OpenCV drops a single channel's axis
+        matrix = _zoom(slim / wide, short / tall) @ matrix
+    patch = patch.astype(np.float32)
+    if scale <= 1:
+        return _warp(patch, matrix, height, width, border)
+    fine = _warp(patch, matrix @ _zoom(0.5, 0.5), 2 * height, 2 * width, border)
+    halves = [
+        Pillow.fromarray(channel).resize((width, height), Pillow.Resampling.LANCZOS)
+        for channel in np.ascontiguousarray(np.moveaxis(fine, 2, 0))
+    ]
+    return np.stack([np.asarray(half) for half in halves], axis=2)
+
+
+def _bounds(
+    points: Float[np.ndarray, "count 2"], margin: float, picture: np.ndarray
+) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of the picture's part around points; at least one pixel."""
+    limit = np.array(picture.shape[1::-1])
+    low = np.clip(np.floor(points.min(0) - margin), 0, limit - 1).astype(int)
+    high = np.clip(np.ceil(points.max(0) + margin), low + 1, limit).astype(int)
+    return int(low[0]), int(low[1]), int(high[0]), int(high[1])
+
+
+def _warp(
+    patch: Float[np.ndarray, "_ _ channels"], matrix: Matrix, height: int, width: int, border: int
+) -> Float[np.ndarray, "height width channels"]:
+    flags = cv2.INTER_LANCZOS4 | cv2.WARP_INVERSE_MAP
+    warped = cv2.warpAffine(patch, matrix[:2], (width, height), flags=flags, borderMode=border)
+    return warped.reshape(height, width, -1)
+
+
+def _shift(x: float | int, y: float | int) -> Matrix:
+    return np.array([[1, 0, x], [0, 1, y], [0, 0, 1.0]])
+
+
+def _zoom(x: float, y: float) -> Matrix:
+    """Resizing by a factor, which keeps the outer edges of pixels in place."""
+    return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1.0]])
+
+
+def region_masks(landmarks: Landmarks, size: int, *, feather: float = 0.05) -> Masks:
+    """Where the eyes, brows, mouth and face are in a picture of `size` pixels square.
+
+    `landmarks` are in its coordinates; `feather` is a part of the face's FFHQ square.
+    """
+    zoom = max(1, 512 // size)  # small masks are drawn larger, so that their edges are smooth
+    points = (landmarks + 0.5) * zoom - 0.5
+    unit = _scale(ffhq_square(points, 1))
+    up = points[36:48].mean(0) - points[[48, 54]].mean(0)
+    forehead = points[17:27] + 0.6 * up
+
+    def soft(*shapes: Float[np.ndarray, "_ 2"]) -> Float[np.ndarray, "size size"]:
+        canvas = np.full((size * zoom, size * zoom), 255, np.uint8)
+        for shape in shapes:
+            hull = cv2.convexHull(np.rint(shape).astype(np.int32))
+            cv2.fillPoly(canvas, [hull], (0,))
+        away = cv2.distanceTransform(canvas, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) / unit
+        mask = _smooth(1 - (away - 0.02) / max(feather, 1e-6)).astype(np.float32)
+        return mask if zoom == 1 else cv2.resize(mask, (size, size), interpolation=cv2.INTER_AREA)
+
+    return Masks(
+        eyes=soft(points[36:42], points[42:48]),
+        brows=soft(points[17:22], points[22:27]),
+        mouth=soft(points[48:68]),
+        face=soft(np.concatenate([points[:27], forehead])),
+    )
+
+
+def blend(
+    photo: Photo,
+    face: Float[np.ndarray, "_ _ 3"] | Float[Array, "_ _ 3"],
+    reconstruction: Float[np.ndarray, "_ _ 3"] | Float[Array, "_ _ 3"] | None,
+    photo_from_crop: Matrix,
+    landmarks: Float[np.ndarray, "68 2"] | Float[np.ndarray, "sets 68 2"],
+    *,
+    feather: float = 0.05,
+    poisson: bool = False,
+) -> Photo:
+    """Puts a changed face back into its photo, at the photo's own resolution.
+
+    The photo gets the difference between `face` and `reconstruction` (what the generator makes of
+    the unchanged photo) and so keeps its own detail; only where the eyes, brows or mouth change
+    does it get the generated pixels themselves, moved to the colours around them. With no
+    `reconstruction` the whole face is generated pixels. No change gives the photo, bit for bit.
+
+    `landmarks` in the photo bound what changes; give several sets (the photo's and the new
+    face's) to have their union. `feather` is a part of the crop's side. `poisson` carries the
+    generated pixels' gradients rather than their colours.
+    """
+    new = np.clip(np.asarray(face, np.float32), -1, 1)
+    old = new if reconstruction is None else np.clip(np.asarray(reconstruction, np.float32), -1, 1)
+    size = len(new)
+    if new.shape != (size, size, 3) or old.shape != new.shape:
+        raise ValueError(f"face {new.shape} and reconstruction {old.shape} are not equal squares")
+    crop_from_photo = np.linalg.inv(photo_from_crop)
+    sets = [transform(crop_from_photo, points) for points in landmarks.reshape(-1, 68, 2)]
+    masks = [region_masks(points, size, feather=feather) for points in sets]
+    hull = np.max([mask.face for mask in masks], axis=0) * _frame(size, feather)
+    features = np.max([each for mask in masks for each in mask[:3]], axis=0)
+    change = _local_change(new - old)
+    region = np.maximum(features, _smooth((change - 0.15) / 0.3))
+    moved = _smooth((change - 0.03) / 0.09)
+    generated = hull if reconstruction is None else hull * region * moved
+
+    skin = hull * (1.001 - region) * (_outside(photo_from_crop, size, *photo.shape[1::-1]) < 0)
+    matched = new + _spread(cut(photo, photo_from_crop, size) - old, skin)
+    difference = hull[..., None] * (new - old)
+    mixed = (hull - generated)[..., None] * (new - old) + generated[..., None] * (matched + 1)
+    layers = np.concatenate([mixed * np.float32(127.5), generated[..., None]], axis=2)
+
+    result = photo.copy()
+    used = np.argwhere(layers.any(axis=2))[:, ::-1]
+    if not len(used):
+        return result
+    (left, top), (right, bottom) = used.min(0), used.max(0)
+    ends = np.array([[left, top], [right, top], [right, bottom], [left, bottom]], float)
+    margin = 4 + 4 * _scale(photo_from_crop)  # what the kernels reach
+    left, top, right, bottom = _bounds(transform(photo_from_crop, ends), margin, photo)
+    window = result[top:bottom, left:right]
+    crop_from_window = crop_from_photo @ _shift(left, top)
+    place = crop_from_window, bottom - top, right - left
+    levels = resample(layers, *place, border=cv2.BORDER_CONSTANT)
+    under = window.astype(np.float32)
+    window[...] = _bytes(under * (1 - levels[..., 3:]) + levels[..., :3])
+    if poisson:
+        change = resample(difference * np.float32(127.5), *place, border=cv2.BORDER_CONSTANT)
+        window[...] = _clone(window, _bytes(under + change), levels[..., 3] > 0.5)
+    return result
+
+
+def _smooth(x: Float[np.ndarray, "_ _"]) -> Float[np.ndarray, "_ _"]:
+    """0 below 0, 1 above 1, and a curve without corners between."""
+    x = np.clip(x, 0, 1)
+    return x * x * (3 - 2 * x)
+
+
+def _bytes(levels: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+
+
+def _frame(size: int, feather: float) -> Float[np.ndarray, "size size"]:
+    """1 inside the crop, falling to 0 at its border."""
+    edge = (0.5 + np.minimum(np.arange(size), np.arange(size)[::-1])) / size
+    ramp = _smooth(edge[None] / max(feather, 1e-6))
+    return (ramp * ramp.T).astype(np.float32)
+
+
+def _local_change(change: Float[np.ndarray, "size size 3"]) -> Float[np.ndarray, "size size"]:
+    """The largest change of a channel nearby."""
+    size = change.shape[0]
+    radius = round(0.02 * size)
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    most = cv2.dilate(np.abs(change).max(axis=2), kernel)
+    return cv2.GaussianBlur(most, (0, 0), max(0.01 * size, 0.3))
+
+
+def _spread(
+    values: Float[np.ndarray, "size size 3"], weight: Float[np.ndarray, "size size"]
+) -> Float[np.ndarray, "size size 3"]:
+    """Local averages of the values where they have weight, carried into the gaps between."""
+    size = len(values)
+    few = min(size, 128)  # enough for something so smooth
+    small = np.dstack([values * weight[..., None], weight]).astype(np.float32)
+    small = cv2.resize(small, (few, few), interpolation=cv2.INTER_AREA)
+    small[..., 3] += 1e-6
+    small = cv2.GaussianBlur(small, (0, 0), 0.05 * few)
+    means = np.asarray(small[..., :3] / small[..., 3:], np.float32)
+    return cv2.resize(means, (size, size), interpolation=cv2.INTER_CUBIC)
+
+
+def _clone(source: Photo, target: Photo, mask: Bool[np.ndarray, "height width"]) -> Photo:
+    """Poisson blending of the source's masked part into the target, in place of it."""
+    left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    if not width:
+        return target
+    middle = left + width // 2, top + height // 2
+    bits = mask.astype(np.uint8) * 255
+    return cv2.seamlessClone(source, target, bits, middle, cv2.NORMAL_CLONE)

@@ -1,0 +1,223 @@
+"""Reports: one HTML file that can be opened anywhere and sent, and contact sheets.
+
+The file holds its pictures, its curves and the few lines that sort its table, asks for nothing
+from outside (its own policy forbids it), and turns into cards on a phone.
+"""
+
+import base64
+import html
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from fxjax.images import contact_sheet
+from fxjax.types import Photo, Photos
+
+THUMBNAIL = 192  # pixels: shown at half of it, so that it is sharp on a fine screen
+WIDEST = 400  # pixels: strips of pictures are shrunk to this
+
+
+class Picture(NamedTuple):
+    """A cell that shows a picture, shrunk to `side` pixels of height."""
+
+    pixels: Photo
+    side: int = THUMBNAIL
+
+
+class Curve(NamedTuple):
+    """A cell that shows positive numbers over time, on a logarithmic scale."""
+
+    values: Sequence[float]
+
+
+Cell = str | int | float | Picture | Curve | None
+
+
+def page(
+    title: str, facts: Mapping[str, str], head: Sequence[str], rows: Iterable[Sequence[Cell]]
+) -> str:
+    """A report as HTML: a title, facts as pairs, and a table that sorts by any column.
+
+    All text is escaped. `rows` may be a generator, so that pictures need not be there at once.
+    """
+    pairs = "".join(
+        f"<div><dt>{_escape(name)}</dt><dd>{_escape(value)}</dd></div>"
+        for name, value in facts.items()
+    )
+    titles = "".join(f'<th><button type="button">{_escape(name)}</button></th>' for name in head)
+    options = "".join(
+        f'<option value="{index}">{_escape(name)}</option>' for index, name in enumerate(head)
+    )
+    body = "\n".join(_row(head, row) for row in rows)
+    return _PAGE.format(
+        title=_escape(title), facts=pairs, head=titles, options=options, body=body,
+        style=_STYLE, script=_SCRIPT,
+    )  # fmt: skip
+
+
+def pairs_sheet(
+    left: Photos, right: Photos, pairs: int = 4
+) -> UInt8[np.ndarray, "sheet_height sheet_width 3"]:
+    """Pictures beside their counterparts, `pairs` of them in a row."""
+    both = np.stack([left, right], axis=1).reshape(-1, *left.shape[1:])
+    return contact_sheet(both, 2 * pairs)
+
+
+def _row(head: Sequence[str], row: Sequence[Cell]) -> str:
+    cells = "".join(_cell(name, cell) for name, cell in zip(head, row, strict=True))
+    return f"<tr>{cells}</tr>"
+
+
+def _cell(name: str, cell: Cell) -> str:
+    label = f' data-label="{_escape(name)}"'
+    if cell is None or cell == "":
+        return f'<td{label} class="none"></td>'
+    if isinstance(cell, Picture):
+        return f'<td{label} class="picture">{_image(cell)}</td>'
+    if isinstance(cell, Curve):
+        return f'<td{label} class="picture">{_svg(cell.values)}</td>'
+    if isinstance(cell, str):
+        return f'<td{label} class="text">{_escape(cell)}</td>'
+    text = str(cell) if isinstance(cell, int) else f"{cell:.3g}"
+    return f'<td{label} class="number" data-value="{float(cell)!r}">{text}</td>'
+
+
+def _image(picture: Picture) -> str:
+    height, width = picture.pixels.shape[:2]
+    scale = min(1.0, picture.side / height, WIDEST / width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    small = cv2.resize(picture.pixels, size, interpolation=way)
+    bgr = np.ascontiguousarray(small[..., ::-1])
+    _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 88])
+    text = base64.b64encode(data.tobytes()).decode()
+    down = min(96, WIDEST // 2 * height / width)
+    sides = f'width="{round(down * width / height)}" height="{round(down)}"'
+    return f'<img alt="" {sides} src="data:image/jpeg;base64,{text}">'
+
+
+def _svg(values: Sequence[float]) -> str:
+    """A curve of 150 points at most; what is not finite or positive is left out."""
+    count = len(values)
+    places = np.unique(np.linspace(0, count - 1, min(count, 150)).round().astype(int))
+    spots = [
+        (int(place), math.log10(values[place]))
+        for place in places
+        if math.isfinite(values[place]) and values[place] > 0
+    ]
+    if not spots:
+        return ""
+    low, high = min(y for _, y in spots), max(y for _, y in spots)
+    points = " ".join(
+        f"{2 + 146 * x / max(count - 1, 1):.1f},{78 - 70 * (y - low) / max(high - low, 1e-9):.1f}"
+        for x, y in spots
+    )
+    ends = f"{10**high:.3g}", f"{10**low:.3g}"
+    return (
+        f'<svg width="125" height="80" viewBox="0 0 150 96" role="img">'
+        f"<title>from {values[0]:.4g} to {values[-1]:.4g} in {count - 1} steps</title>"
+        f'<polyline points="{points}"/>'
+        f'<text x="148" y="12" text-anchor="end">{ends[0]}</text>'
+        f'<text x="2" y="93">{ends[1]}</text>'
+        f'<text x="148" y="93" text-anchor="end">{count - 1} steps</text></svg>'
+    )
+
+
+def _escape(text: str) -> str:
+    """Safe in HTML text and attributes, and in UTF-8 whatever a file name holds."""
+    return html.escape(text.encode(errors="backslashreplace").decode())
+
+
+_STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #8882; }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 1.5rem auto; max-width: 82rem;
+  padding: 0 1rem; }
+h1 { font-size: 1.4rem; }
+dl { display: flex; flex-wrap: wrap; gap: .4rem 1.6rem; margin: 0 0 1.2rem; }
+dt { font-size: .8rem; opacity: .7; } dd { margin: 0; overflow-wrap: anywhere; }
+table { border-collapse: collapse; width: 100%; }
+th { text-align: left; position: sticky; top: 0; background: Canvas; }
+th button { all: unset; cursor: pointer; padding: .35rem .3rem; font-weight: 600; }
+th button:focus-visible { outline: 2px solid; }
+th[aria-sort=ascending] button::after { content: " \\2191"; }
+th[aria-sort=descending] button::after { content: " \\2193"; }
+td { padding: .3rem; border-top: 1px solid var(--line); vertical-align: middle;
+  overflow-wrap: anywhere; }
+td.text { min-width: 6.5rem; }
+td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.picture { width: 1px; }
+img { display: block; border-radius: 3px; max-width: none; }
+svg { display: block; background: var(--soft); border-radius: 3px; }
+polyline { fill: none; stroke: currentColor; stroke-width: 1.5; }
+svg text { font-size: 10px; fill: currentColor; opacity: .75; }
+label { display: none; }
+@media (max-width: 900px) {
+  body { margin: .8rem auto; padding: 0 .7rem; }
+  label { display: block; margin-bottom: .8rem; }
+  select { font: inherit; }
+  table, tbody { display: block; } thead { display: none; }
+  tr { display: flex; flex-wrap: wrap; align-items: flex-end; gap: .3rem .6rem;
+    border: 1px solid var(--line); border-radius: 8px; padding: .6rem; margin-bottom: .8rem; }
+  td { border: 0; padding: 0; } td.none { display: none; }
+  td.picture { width: auto; max-width: 100%; }
+  img { max-width: 100%; height: auto; }
+  td:not(.picture) { flex: 1 1 40%; } td:not(.picture):not(.number) { flex-basis: 100%; }
+  td::before { content: attr(data-label); display: block; font-size: .75rem; opacity: .7; }
+}
+"""
+
+_SCRIPT = """
+const table = document.querySelector("table"), body = table.tBodies[0];
+const heads = [...table.tHead.rows[0].cells], select = document.querySelector("select");
+function sort(index, down) {
+  const key = row => {
+    const cell = row.cells[index];
+    return "value" in cell.dataset ? Number(cell.dataset.value) : cell.textContent;
+  };
+  const empty = value => value === "" || Number.isNaN(value);
+  const rows = [...body.rows].map(row => [key(row), row]);
+  rows.sort(([a], [b]) => {
+    if (empty(a) || empty(b)) return empty(a) - empty(b);
+    const order = typeof a === "number" && typeof b === "number"
+      ? (a > b) - (a < b) : String(a).localeCompare(String(b), undefined, {numeric: true});
+    return down ? -order : order;
+  });
+  rows.forEach(([, row]) => body.append(row));
+  heads.forEach((head, i) => {
+    if (i === index) head.setAttribute("aria-sort", down ? "descending" : "ascending");
+    else head.removeAttribute("aria-sort");
+  });
+}
+heads.forEach((head, index) => head.firstChild.addEventListener("click",
+  () => sort(index, head.getAttribute("aria-sort") === "ascending")));
+select.addEventListener("change", () => sort(Number(select.value), false));
+"""
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; \
+style-src 'unsafe-inline'; script-src 'unsafe-inline'">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<h1>{title}</h1>
+<dl>{facts}</dl>
+<label>Sort by <select>{options}</select></label>
+<table>
+<thead><tr>{head}</tr></thead>
+<tbody>
+{body}
+</tbody>
+</table>
+<script>{script}</script>
+</body>
+</html>
+"""

@@ -1,0 +1,450 @@
+"""The inversion command: photos to codes, kill and resume, bad photos, changed settings."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import skimage.data
+from etils import epath
+from flax import nnx
+from PIL import Image
+
+from experiments import inversion, invert, photos, search
+from experiments.inversion import Config
+from fxjax import align
+from fxjax import invert as core
+from fxjax.checkpoint import flatten, save_model
+from fxjax.images import load_image, save_image, to_uint8
+from fxjax.nn.generator import codes, synthesize
+from fxjax.nn.stylegan2 import StyleGAN2
+from fxjax.nn.vgg16 import VGG16
+
+ARCHITECTURE: dict[str, Any] = {
+    "resolution": 16, "widths": (8, 8, 8), "dim": 16, "latent": 16, "mapping_layers": 2,
+}  # fmt: skip
+
+
+def generator() -> Any:
+    model = StyleGAN2(**ARCHITECTURE, rngs=nnx.Rngs(0))
+    model.w_mean[...] = model.mapping(jax.random.normal(jax.random.key(1), (256, 16))).mean(axis=0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Any:
+    """Models, and three aligned pictures that the generator can draw."""
+    home = tmp_path_factory.mktemp("home")
+    model = generator()
+    save_model(home / "model", "stylegan2", {"generator": (ARCHITECTURE, flatten(model))}, {})
+    scaling: dict[str, Any] = {
+        "widths": (4, 8), "mean": (0.0,) * 3, "deviation": (1.0,) * 3, "bgr": False,
+    }  # fmt: skip
+    features = VGG16(**scaling, rngs=nnx.Rngs(0))
+    save_model(home / "vgg", "vgg16", {"features": (scaling, flatten(features))}, {})
+    made = synthesize(model, codes(model, jax.random.normal(jax.random.key(2), (3, 16))))
+    for index, picture in enumerate(np.asarray(to_uint8(made))):
+        save_image(home / "aligned" / f"made{index}.png", picture)
+    return home
+
+
+def config(home, out, **changes: Any) -> Config:
+    options: dict[str, Any] = {
+        "model": str(home / "model"), "images": str(home / "aligned"), "out": str(out),
+        "aligned": True, "steps": 20, "batch": 2, "devices": 1, **changes,
+    }  # fmt: skip
+    return Config(**options)
+
+
+def table(out) -> dict[str, dict[str, str]]:
+    with (out / "results.csv").open() as file:
+        return {row["name"]: row for row in csv.DictReader(file)}
+
+
+def found(out) -> dict[str, np.ndarray]:
+    result = {}
+    for path in sorted((out / "codes").glob("*.npz")):
+        with np.load(path, allow_pickle=False) as arrays:
+            result[path.stem] = arrays["ws"]
+    return result
+
+
+def equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name])
+
+
+@pytest.fixture(scope="module")
+def whole(home, tmp_path_factory) -> Any:
+    """A run that nobody disturbed."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    changes = {"features": str(home / "vgg"), "layers": ("block2_conv2",), "loss": "both"}
+    invert.main(config(home, out, **changes, strip=True))
+    return out
+
+
+@pytest.fixture(scope="module")
+def plain(home, tmp_path_factory) -> Any:
+    """A run of 20 steps, two at once, pixels only."""
+    out = tmp_path_factory.mktemp("plain") / "out"
+    invert.main(config(home, out))
+    return out
+
+
+def test_everything_is_written_and_true(home, whole):
+    rows = table(whole)
+    assert list(rows) == ["made0", "made1", "made2"]
+    for name, row in rows.items():
+        assert row["status"] == "ok"
+        target, picture = (
+            load_image(whole / folder / f"{name}.png") for folder in ("targets", "reconstructions")
+        )
+        np.testing.assert_array_equal(target, load_image(home / "aligned" / f"{name}.png"))
+        with np.load(whole / "codes" / f"{name}.npz", allow_pickle=False) as arrays:
+            ws, matrix = arrays["ws"], arrays["photo_from_crop"]
+            settings, landmarks = json.loads(str(arrays["settings"])), arrays["landmarks"]
+            assert str(arrays["photo"]) == row["photo"] == str(home / "aligned" / f"{name}.png")
+        assert ws.dtype == np.float32
+        np.testing.assert_array_equal(matrix, np.eye(3))
+        assert landmarks.shape == (68, 2)
+        assert (settings["steps"], len(settings["generator_sha256"])) == (20, 64)
+        drawn = np.asarray(to_uint8(synthesize(generator(), jax.numpy.asarray(ws[None]))))[0]
+        assert np.abs(drawn.astype(int) - picture).max() <= 1
+        square = np.mean(np.square(target.astype(float) - picture))
+        assert float(row["psnr"]) == pytest.approx(10 * np.log10(255**2 / square), rel=1e-4)
+        assert -1 <= float(row["ssim"]) <= 1
+        assert float(row["lpips"]) > 0
+        curve = (whole / "curves" / f"{name}.csv").read_text().split()
+        losses = [float(line.split(",")[1]) for line in curve[1:]]
+        assert len(losses) == 21
+        assert losses[-1] < 0.7 * losses[0]
+        assert float(row["loss"]) == pytest.approx(losses[-1], rel=1e-5)
+        strip = load_image(whole / "strips" / f"{name}.png")
+        assert strip.shape == (16, 4 * 20 - 4, 3)  # steps 0, 10, 20, and the target
+        np.testing.assert_array_equal(strip[:, 40:56], picture)
+        np.testing.assert_array_equal(strip[:, 60:], target)
+    report = (whole / "report.html").read_text()
+    assert all(name in report for name in rows)
+    assert report.count("data:image/jpeg") == 9
+
+
+def test_a_finished_run_does_nothing_again_and_redoes_what_is_gone(
+    home, whole, tmp_path, monkeypatch
+):
+    shutil.copytree(whole, tmp_path / "out")
+    out, before, calls = tmp_path / "out", found(whole), []
+    record = json.loads((whole / "state" / "run.json").read_text())["settings"]
+    settings = Config(**{**record, "layers": tuple(record["layers"]), "out": str(out)})
+    monkeypatch.setattr(core, "advance", _counted(core.advance, calls))
+    invert.main(settings)
+    assert not calls
+    (out / "codes" / "made2.npz").unlink()  # the second batch, which is one face and its padding
+    invert.main(settings)
+    assert sum(calls) == 20
+    equal(found(out), before)
+
+
+def _counted(function: Any, calls: list[int]) -> Any:
+    def advance(*arguments: Any) -> Any:
+        calls.append(arguments[-1])
+        return function(*arguments)
+
+    return advance
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"steps": 30}, "--steps was 20, is now 30"),
+    ({"rate": 0.1}, "--rate was 0.05, is now 0.1"),
+    ({"features": None, "loss": None}, "features_sha256 was [0-9a-f]{12}, is now none"),
+])  # fmt: skip
+def test_changed_settings_are_refused(home, whole, changes, message):
+    record = json.loads((whole / "state" / "run.json").read_text())["settings"]
+    settings = Config(**{**record, "layers": tuple(record["layers"]), **changes})
+    with pytest.raises(ValueError, match=message):
+        invert.main(settings)
+    assert json.loads((whole / "config.json").read_text()) == record
+
+
+def test_restart_begins_anew_and_keeps_what_is_not_its_own(home, plain, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(plain, out)
+    (out / "notes.txt").write_text("mine")
+    first = found(out)
+    invert.main(config(home, out, steps=10, restart=True))
+    assert (out / "notes.txt").read_text() == "mine"
+    assert not np.array_equal(found(out)["made0"], first["made0"])
+    assert len((out / "curves" / "made0.csv").read_text().split()) == 12
+
+
+def test_changed_photos_are_refused(home, tmp_path):
+    folder = tmp_path / "photos"
+    picture = load_image(home / "aligned" / "made0.png")
+    save_image(folder / "a.png", picture)
+    invert.main(config(home, tmp_path / "out", images=str(folder), steps=10))
+    save_image(folder / "b.png", picture)
+    with pytest.raises(ValueError, match=r"1 new, 0 gone, 0 changed, such as .*b\.png"):
+        invert.main(config(home, tmp_path / "out", images=str(folder), steps=10))
+
+
+def test_killed_runs_go_on_and_end_alike_bit_for_bit(home, tmp_path, root, monkeypatch):
+    steps = 3000
+    killed, calls = tmp_path / "killed", []
+    settings = config(home, killed, steps=steps, save_seconds=0.0)
+    flags = [f"--{name}={getattr(settings, name)}" for name in (
+        "model", "images", "out", "aligned", "steps", "batch", "devices", "save_seconds",
+    )]  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-m", "experiments.invert", *flags],
+        cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        limit = time.monotonic() + 60
+        state = killed / "state" / "place0.npz"
+        while not state.exists() and process.poll() is None and time.monotonic() < limit:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert state.exists()
+    assert len(found(killed)) < 3
+    undisturbed = tmp_path / "undisturbed"
+    invert.main(config(home, undisturbed, steps=steps))
+    monkeypatch.setattr(core, "advance", _counted(core.advance, calls))
+    invert.main(settings)
+    assert 0 < sum(calls) < 2 * steps  # it went on from the middle of a batch
+    equal(found(killed), found(undisturbed))
+    assert sorted(path.name for path in (killed / "state").iterdir()) == [
+        "batch.json", "rows", "run.json", "worklist.json",
+    ]  # fmt: skip
+
+
+def test_photos_of_a_real_face_are_found_and_aligned(home, tmp_path):
+    astronaut = skimage.data.astronaut()
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    save_image(folder / "one" / "astronaut.png", astronaut)
+    save_image(folder / "two" / "Astronaut.jpg", astronaut[:, ::-1])
+    save_image(folder / "empty.png", np.full((64, 64, 3), 90, np.uint8))
+    settings = config(home, out, images=str(folder), aligned=False, steps=10)
+    with pytest.raises(SystemExit, match=r"1 of 3 photos and faces failed; .*results\.csv"):
+        invert.main(settings)
+    rows = table(out)
+    status = {name: row["status"] for name, row in rows.items()}
+    assert status == {"empty": "no_face", "astronaut_png": "ok", "Astronaut_jpg": "ok"}
+    with np.load(out / "codes" / "astronaut_png.npz", allow_pickle=False) as arrays:
+        matrix, landmarks = arrays["photo_from_crop"], arrays["landmarks"]
+    assert np.isfinite(landmarks).all()
+    crop = align.align(astronaut, landmarks, 16)
+    np.testing.assert_allclose(matrix, crop.photo_from_crop)
+    target = load_image(out / "targets" / "astronaut_png.png")
+    np.testing.assert_array_equal(target, to_uint8(crop.image))
+
+
+def _bad_files() -> dict[str, bytes]:
+    """Files called pictures that are not, or not good ones."""
+    photo = Image.fromarray(skimage.data.astronaut())
+
+    def encode(kind: str, picture: Image.Image = photo) -> bytes:
+        file = io.BytesIO()
+        picture.save(file, kind)
+        return file.getvalue()
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + checksum
+
+    whole = {kind: encode(kind) for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")}
+    found = {f"half_{kind}.{kind.lower()}": data[: len(data) // 2] for kind, data in whole.items()}
+    found |= {f"head_{kind}.{kind.lower()}": data[:20] for kind, data in whole.items()}
+    noise = np.random.default_rng(0).bytes(5000)
+    found |= {f"noise{ending}": noise for ending in photos.ENDINGS[:10]}
+    bomb = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    signature = b"\x89PNG\r\n\x1a\n"
+    found |= {
+        "empty.png": b"",
+        "empty.jpg": b"",
+        "text.png": b"not a picture\n",
+        "page.jpg": b"<html><body>404</body></html>",
+        "bomb.png": signature + chunk(b"IHDR", bomb) + chunk(b"IDAT", b"") + chunk(b"IEND", b""),
+        "svg.png": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        "heic.heic": b"\0\0\0\x18ftypheic" + noise,
+        "zip.png": b"PK\x03\x04" + noise,
+        "wide.png": encode("PNG", photo.resize((40, 20))),
+        "dot.png": encode("PNG", photo.resize((1, 1))),
+        "line.png": encode("PNG", photo.resize((1, 3000))),
+        "<img src=x onerror=alert(1)>.png": b"",
+        "-rf.png": b"",
+        "new\nline.png": b"",
+    }
+    return found
+
+
+def test_bad_photos_get_their_rows_and_good_ones_get_done(home, tmp_path, monkeypatch):
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    bad = _bad_files()
+    for name, data in bad.items():
+        (folder / name).write_bytes(data)
+    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")  # a name that is not UTF-8
+    (folder / "gone.png").symlink_to(folder / "nowhere.png")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "circle").symlink_to(folder)
+    (folder / ".hidden.png").write_bytes(b"")
+    (folder / "notes.txt").write_text("not meant")
+    for name in ("made0", "made1"):
+        save_image(folder / f"{name}.png", load_image(home / "aligned" / f"{name}.png"))
+    with pytest.raises(SystemExit) as stop:
+        invert.main(config(home, out, images=str(folder), steps=10))
+    total = len(bad) + 5
+    assert total - 2 >= 30
+    assert str(stop.value).startswith(f"{total - 2} of {total} photos and faces failed")
+    rows = list(table(out).values())
+    assert len(rows) == total
+    assert [row["name"] for row in rows if row["status"] == "ok"] == ["made0", "made1"]
+    assert sorted(found(out)) == ["made0", "made1"]
+    by_photo = {os.path.basename(row["photo"]): row for row in rows}
+    assert by_photo["wide.png"]["status"] == "not_square"
+    assert by_photo["dot.png"]["status"] == "too_small"
+    assert by_photo["gone.png"]["status"] == by_photo["pipe.png"]["status"] == "unreadable"
+    assert all(row["message"] for row in rows if row["status"] != "ok")
+    report = (out / "report.html").read_text()
+    assert "<img src=x" not in report
+
+
+def test_a_face_that_meets_no_number_gets_a_row(home, tmp_path):
+    with pytest.raises(SystemExit, match="3 of 3"):
+        invert.main(config(home, tmp_path, rate=1e30))
+    for row in table(tmp_path).values():
+        assert (row["status"], row["loss"]) == ("nonfinite", "")
+        assert "lower --rate" in row["message"]
+    assert not found(tmp_path)
+
+
+def test_out_of_memory_halves_the_batch_and_says_so(home, whole, tmp_path, monkeypatch, capsys):
+    def advance(*arguments: Any) -> Any:
+        if arguments[3].shape[0] > 1:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte")
+        return real(*arguments)
+
+    real = core.advance
+    monkeypatch.setattr(core, "advance", advance)
+    invert.main(config(home, tmp_path / "out", batch=4))
+    said = capsys.readouterr().out
+    assert "out of memory with 4 pictures at once; going on with 2" in said
+    assert "with 2 pictures at once; going on with 1" in said
+    assert json.loads((tmp_path / "out" / "state" / "size0.json").read_text()) == 1
+    assert [row["status"] for row in table(tmp_path / "out").values()] == ["ok"] * 3
+    monkeypatch.setattr(core, "advance", real)
+    invert.main(config(home, tmp_path / "one", batch=1))
+    equal(found(tmp_path / "out"), found(tmp_path / "one"))
+
+
+def test_batches_and_devices_change_nothing_but_rounding(home, plain, tmp_path):
+    invert.main(config(home, tmp_path / "two", batch=0, devices=2))
+    assert json.loads((tmp_path / "two" / "state" / "batch.json").read_text()) in (2, 4)
+    one, two = found(plain), found(tmp_path / "two")
+    for name in one:
+        np.testing.assert_allclose(one[name], two[name], atol=5e-3)
+
+
+def test_nothing_is_compiled_after_the_first_batch(home, tmp_path):
+    settings = config(home, tmp_path / "out", rate=0.0517)  # a program that no other test has
+    runner = inversion.prepare(settings)
+    advance: Any = core.advance
+    begun = advance._cache_size()
+    sizes = []
+    for _ in range(3):
+        targets = np.zeros((2, 16, 16, 3), np.uint8)
+        entry = search.Entry("photo.png", "photo")
+        runner.run([entry], targets, tmp_path / "place.npz", lambda share, loss: None)
+        sizes.append(advance._cache_size() - begun)
+    assert sizes == [1, 1, 1]
+
+
+def test_starts(home, whole, plain, tmp_path):
+    first = found(whole)
+    name = "made1"
+    near = tmp_path / "near"
+    invert.main(config(home, near, start=str(whole / "codes"), steps=1, rate=1e-9))
+    equal({n: np.round(c, 5) for n, c in found(near).items()},
+          {n: np.round(c, 5) for n, c in first.items()})  # fmt: skip
+    one = tmp_path / "one"
+    invert.main(config(home, one, start=str(whole / "codes" / f"{name}.npz"), steps=1, rate=1e-9))
+    np.testing.assert_allclose(found(one)["made2"], first[name], atol=1e-5)
+    invert.main(config(home, tmp_path / "best", start="best", tries=30, steps=1, rate=1e-9))
+    best, mean = (
+        [
+            float((out / "curves" / f"made{i}.csv").read_text().split()[1].split(",")[1])
+            for i in range(3)
+        ]
+        for out in (tmp_path / "best", plain)
+    )
+    assert all(near <= far for near, far in zip(best, mean, strict=True))
+    assert sum(best) < sum(mean)  # not all are best begun from the mean
+    with pytest.raises(FileNotFoundError, match=r"no code .*nothing"):
+        invert.main(config(home, tmp_path / "no", start=str(tmp_path / "nothing")))
+
+
+@pytest.mark.parametrize(("changes", "error"), [
+    ({"steps": 0}, "--steps=0: want 1 or more"),
+    ({"space": "x"}, "--space=x: want"),
+    ({"space": "99"}, "space 99: want w, w\\+ or a number of rows up to 6"),
+    ({"devices": 99}, "--devices=99: there are 4"),
+    ({"loss": "perceptual"}, "needs --features"),
+    ({"face": "left"}, "--face=left: want"),
+    ({"images": "nowhere"}, "no folder or picture .*nowhere"),
+    ({"realign": True}, "exclude each other"),
+])  # fmt: skip
+def test_bad_settings_are_one_line(home, tmp_path, changes, error):
+    with pytest.raises((ValueError, OSError), match=error):
+        invert.main(config(home, tmp_path, **changes))
+    assert not (tmp_path / "codes").exists()
+
+
+def test_names_are_those_of_the_photos_and_never_collide(tmp_path):
+    names = ["a.png", "b.png", "b.jpg", "x/c.png", "y/c.png", "x y/d*.png", "x/B_png.gif", "z/.png"]
+    paths = [epath.Path(tmp_path / name) for name in names]
+    assert photos.photo_names(paths) == ["a", "b", "b_jpg", "x_c", "y_c", "d", "B_png", "png"]
+    paths = [epath.Path(f"{tmp_path}/{name}.png") for name in ("e?", "e*", "E_", "e" * 250)]
+    found = photos.photo_names(paths)
+    assert len({name.casefold() for name in found}) == 4
+    assert max(map(len, found)) <= 150
+
+
+def test_two_processes_share_the_batches(home, tmp_path, root):
+    out = tmp_path / "out"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = config(home, out, batch=1)
+    flags = [f"--{name}={getattr(settings, name)}" for name in (
+        "model", "images", "out", "aligned", "steps", "batch", "devices",
+    )]  # fmt: skip
+    flags += [f"--coordinator=127.0.0.1:{port}", "--num_processes=2"]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "experiments.invert", *flags, f"--process_id={index}"],
+            cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for index in range(2)
+    ]  # fmt: skip
+    try:
+        texts = [process.communicate(timeout=100)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(texts)
+    assert [row["status"] for row in table(out).values()] == ["ok"] * 3
+    invert.main(config(home, tmp_path / "alone", batch=1))
+    equal(found(out), found(tmp_path / "alone"))
