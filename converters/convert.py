@@ -5,7 +5,7 @@ python -m converters.convert --src FILE --dst FOLDER
 
 from collections.abc import Mapping
 
-from converters import rosinality, stylegan1, stylegan2, vgg16
+from converters import lpips, rosinality, stylegan1, stylegan2, vgg16
 from converters.command import Choice, Model, run
 from converters.source import Opened, WeightError
 
@@ -28,11 +28,13 @@ def convert(opened: Opened, choice: Choice) -> Model:
     names = _names(opened.tensors)
     if any(name.endswith("features.0.weight") or "block1_conv1/" in name for name in names):
         return vgg16.convert(opened, choice)
+    if "lin0.model.1.weight" in names:
+        return lpips.convert(opened, choice)
     if any("generator.progression." in name for name in names):
         return rosinality.convert(opened, choice)
     raise WeightError(
         f"{opened.path}: a {opened.format} file with {len(names)} arrays ({', '.join(names[:3])}, "
-        "...) that are neither VGG16 nor a StyleGAN known here"
+        "...) that are neither VGG16, LPIPS heads nor a StyleGAN known here"
     )
 
 

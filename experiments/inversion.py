@@ -16,14 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from experiments import runfolder
+from experiments import runfolder, starts
 from experiments.runfolder import Row
 from experiments.search import Found, Models, Search
+from experiments.tuning import Tuner
 from experiments.worklist import OK, Entry, Options
-from fxjax import checkpoint, files, invert, load, losses, metrics, sharding, zoo
+from fxjax import checkpoint, files, invert, load, losses, metrics, pivotal, sharding, zoo
 from fxjax.images import contact_sheet, load_image
 from fxjax.nn.generator import Generator, synthesize
-from fxjax.types import Codes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +54,11 @@ class Config:
     space: Annotated[str, "w+, w, or how many first rows move"] = "w+"
     settle: Annotated[float, "share of the steps in which all rows move alike"] = 0.0
     pull: Annotated[float, "weight of the codes' squared distance from the mean"] = 0.0
+    noise_pull: Annotated[float, "above 0, noise images move too, held by this weight"] = 0.0
+    region_weight: Annotated[float, "how often eyes, brows and mouth count in the loss"] = 1.0
+    pivotal_steps: Annotated[int, "then tune the weights for each face; 350 is usual"] = 0
+    pivotal_rate: Annotated[float, "learning rate of that"] = pivotal.Settings.rate
+    pivotal_locality: Annotated[float, "weight that holds other faces there; 0.1"] = 0.0
     enough: Annotated[float, "stop a face whose loss is below this"] = 0.0
     dtype: Annotated[Literal["float32", "bfloat16"], "what the networks compute in"] = "float32"
     remat: Annotated[bool, "recompute rows in the backward pass: less memory, slower"] = False
@@ -80,9 +85,10 @@ def shas(config: Config) -> dict[str, str]:
 
 def prepare(config: Config) -> Search:
     """Loads the models and checks the settings (ValueError)."""
-    for name, least in {"steps": 1, "batch": 0, "devices": 0, "tries": 0}.items():
-        if getattr(config, name) < least:
-            raise ValueError(f"--{name}={getattr(config, name)}: want {least} or more")
+    least = {"steps": 1, "batch": 0, "devices": 0, "tries": 0, "noise_pull": 0}
+    for name, bound in (least | {"region_weight": 0, "pivotal_steps": 0}).items():
+        if getattr(config, name) < bound:
+            raise ValueError(f"--{name}={getattr(config, name)}: want {bound} or more")
     local = jax.local_devices()
     if config.devices > len(local):
         raise ValueError(f"--devices={config.devices}: there are {len(local)} on this machine")
@@ -102,6 +108,7 @@ def prepare(config: Config) -> Search:
         space=space_of(config.space),
         settle=config.settle,
         pull=config.pull,
+        noise_pull=config.noise_pull,
         enough=config.enough,
         remat=config.remat,
     )
@@ -111,11 +118,25 @@ def prepare(config: Config) -> Search:
     return Search(
         models,
         settings,
-        functools.partial(start_codes, models, config),
+        functools.partial(starts.codes, models, config.start, config.tries),
         strip=config.strip,
         save_seconds=config.save_seconds,
         profile_dir=config.profile_dir,
+        region_weight=config.region_weight,
     )
+
+
+def tuner(config: Config, search: Search) -> Tuner | None:
+    """What tunes weights for each face, if asked."""
+    if not config.pivotal_steps:
+        return None
+    settings = pivotal.Settings(
+        steps=config.pivotal_steps,
+        rate=config.pivotal_rate,
+        locality=config.pivotal_locality,
+        remat=config.remat,
+    )
+    return Tuner(search, settings, shas(config)["generator_sha256"])
 
 
 def kind_of(config: Config) -> str:
@@ -158,51 +179,15 @@ def make_loss(
     if kind == "pixels":
         return losses.Pixels()
     mean = jax.jit(synthesize)(generator, invert.mean_codes(generator, 1))
-    perceptual = losses.Perceptual(features, layers)
-    found = jax.jit(lambda loss, images: loss.embed(images)["x"])(perceptual, mean)
-    squares = [float(jnp.mean(jnp.square(x.astype(jnp.float32)))) for x in found]
-    scales = [square if square > 0 else 1.0 for square in squares]
-    perceptual = losses.Perceptual(features, layers, scales)
+    perceptual = losses.balanced(features, layers, mean)
     if kind == "perceptual":
         return perceptual
     return losses.Sum([perceptual, losses.Pixels()], (1.0, pixel_weight))
 
 
-def start_codes(models: Models, config: Config, names: Sequence[str], goal: Any) -> Codes:
-    """Where the searches of these faces start, by --start."""
-    generator, loss, _, _ = models
-    if config.start == "mean":
-        return invert.mean_codes(generator, len(names))
-    if config.start == "best":
-        key = jax.random.key(0)  # the same tries for every batch, so that batches do not matter
-        return invert.best_random(generator, loss, goal, key, config.tries)
-    shape = len(generator.rows), generator.dim
-    return jnp.asarray(np.stack([_given_code(config.start, name, shape) for name in names]))
-
-
 def check_start(config: Config, search: Search, entries: Sequence[Entry]) -> None:
     """Reads all codes that --start names once, so that a bad one is an error now."""
-    if config.start not in ("mean", "best"):
-        generator = search.models.generator
-        for entry in entries:
-            if entry.status == OK:
-                _given_code(config.start, entry.name, (len(generator.rows), generator.dim))
-
-
-def _given_code(start: str, name: str, shape: tuple[int, int]) -> np.ndarray:
-    """A face's code, from its own file in a folder or from one file for all."""
-    path = files.absolute(start)
-    path = path / f"{name}.npz" if path.is_dir() else path
-    if not path.exists():
-        raise FileNotFoundError(f"no code {path} to start from (--start: mean, best, file, folder)")
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            ws = np.asarray(arrays["ws"], np.float32)
-    except Exception as error:  # zip and numpy have a dozen kinds of their own
-        raise ValueError(f"{path} holds no codes (an array ws): {error}") from None
-    if ws.shape != shape or not np.isfinite(ws).all():
-        raise ValueError(f"{path} has ws of shape {ws.shape}; this model wants {shape}, finite")
-    return ws
+    starts.check(config.start, search.models, entries)
 
 
 def run(
@@ -213,6 +198,8 @@ def run(
     settings: str,
     progress: Callable[[float, float], None],
     finished: Callable[[Row, Sequence[float]], None],
+    *,
+    tuner: Tuner | None = None,
 ) -> None:
     """Does this process's share of the batches, in memory that does not grow with their number."""
     faces = [entry for entry in entries if entry.status == OK]
@@ -245,6 +232,8 @@ def run(
             rows = [
                 _write(out, part, i, found, targets[i], settings, enough) for i in range(len(part))
             ]
+            if tuner is not None:
+                rows = tuner(out, part, rows, found, targets)
             for row, curve in zip(rows, found.curves, strict=False):
                 finished(row, curve)
             runfolder.write_rows(out, first, rows)
@@ -287,7 +276,8 @@ def _write(
     if found.strips:
         strip = np.stack([step[i] for step in found.strips])
         pictures["strips"] = contact_sheet(strip, len(strip))
-    runfolder.write_face(out, entry, found.codes[i], settings, curve.tolist(), pictures)
+    noise = [each[i] for each in found.noise or ()]
+    runfolder.write_face(out, entry, found.codes[i], settings, curve.tolist(), pictures, noise)
     return Row(
         entry.photo,
         entry.name,

@@ -4,8 +4,9 @@
         --out=runs/invert
 
 Writes codes/NAME.npz, targets/, reconstructions/ and curves/ per face, results.csv with a row for
-every face and every refused photo, and report.html. Killed at any moment, the same command goes on
-where it was. Exit status 1 if a photo failed; everything else is done all the same.
+every face and every refused photo, and report.html; with --pivotal_steps also tuned/NAME.npz, the
+face's own weights. Killed at any moment, the same command goes on where it was. Exit status 1 if a
+photo failed; everything else is done all the same.
 """
 
 import dataclasses
@@ -34,11 +35,13 @@ def main(config: Config) -> None:
     else:
         entries = worklist.wait(out)
     inversion.check_start(config, search, entries)
+    tuner = inversion.tuner(config, search)
     count = sum(entry.status == worklist.OK for entry in entries)
     batch = runfolder.agree_batch(out, lambda: config.batch or search.batch(count))
     note = json.dumps(settings | shas | {"batch": batch})
     with Progress(out, entries, batch, tensorboard=config.tensorboard) as progress:
-        inversion.run(out, entries, search, batch, note, progress.move, progress.finished)
+        told = progress.move, progress.finished
+        inversion.run(out, entries, search, batch, note, *told, tuner=tuner)
     if not chief:
         return
     rows = runfolder.all_rows(out, entries, patient=jax.process_count() > 1)

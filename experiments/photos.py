@@ -17,7 +17,9 @@ ENDINGS = (
 
 
 def find(images: str, out: epath.Path) -> tuple[list[epath.Path], int]:
-    """The sorted pictures of a folder (with all below it), a glob or a single file.
+    """The sorted pictures of a folder (with all below it), a glob, a list or a single file.
+
+    A list is a .txt file with a path in each line, relative to the list's folder.
 
     In a folder those count whose names end as pictures' do; the second result is how many files do
     not. Hidden files and what lies below `out` are left out. Raises ValueError if none is left.
@@ -31,7 +33,7 @@ def find(images: str, out: epath.Path) -> tuple[list[epath.Path], int]:
     elif source.exists() or not any(mark in images for mark in "*?["):
         if not source.exists():
             raise FileNotFoundError(f"no folder or picture {source} (--images)")
-        kept = [source]
+        kept = _listed(source) if source.suffix == ".txt" else [source]
     else:
         parts = source.parts
         first = next(i for i, part in enumerate(parts) if any(mark in part for mark in "*?["))
@@ -43,6 +45,14 @@ def find(images: str, out: epath.Path) -> tuple[list[epath.Path], int]:
     if not kept:
         raise ValueError(f"no pictures at {source} (--images); {left} other files are there")
     return kept, left
+
+
+def _listed(source: epath.Path) -> list[epath.Path]:
+    try:
+        lines = source.read_text().splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"{source} is not a list of paths: no text in UTF-8") from None
+    return [files.absolute(source.parent / line.strip()) for line in lines if line.strip()]
 
 
 def _below(folder: epath.Path) -> Iterator[epath.Path]:

@@ -76,7 +76,7 @@ class Progress:
 
 def _board(out: epath.Path) -> Any:
     if importlib.util.find_spec("tensorboardX") is None:
-        print("no tensorboardX here: the curves are in curves/*.csv alone")
+        print("no scalars for TensorBoard: pip install tensorboardX (curves/*.csv has them too)")
         return None
     module = importlib.import_module("tensorboardX")  # optional, and slow to import
     return module.SummaryWriter(f"{out}/tensorboard/{jax.process_index()}")

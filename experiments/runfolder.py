@@ -20,7 +20,7 @@ from fxjax.types import Photo
 
 # Settings that do not change what is found.
 FREE = set("out restart model features devices profile_dir tensorboard save_seconds".split())
-FOLDERS = ("codes", "targets", "reconstructions", "curves", "strips", "state")
+FOLDERS = ("codes", "targets", "reconstructions", "tuned", "curves", "strips", "state")
 FILES = ("results.csv", "report.html", "sheet.png")
 SHEET = 64  # pairs on the contact sheet
 
@@ -37,6 +37,10 @@ class Row(NamedTuple):
     lpips: float | None = None
     seconds: float | None = None
     message: str = ""
+    loss_tuned: float | None = None
+    psnr_tuned: float | None = None
+    ssim_tuned: float | None = None
+    lpips_tuned: float | None = None
 
 
 def check(out: epath.Path, settings: Mapping[str, Any], shas: Mapping[str, str]) -> None:
@@ -169,14 +173,18 @@ def write_report(out: epath.Path, rows: Sequence[Row], facts: Mapping[str, str])
             "PSNR": [row.psnr for row in good],
             "SSIM": [row.ssim for row in good],
             "LPIPS-style": [row.lpips for row in good if row.lpips is not None],
+            "PSNR tuned": [row.psnr_tuned for row in good if row.psnr_tuned is not None],
         }.items()
         if values
     }
     counts = {"faces": str(len(good)), "refused": str(len(rows) - len(good))}
     strips = any((out / "strips" / f"{row.name}.png").exists() for row in good[:1])
-    head = ["target", "reconstruction", "curve", *(["strip"] if strips else [])]
-    head += ["name", "status", "loss", "PSNR", "SSIM", "LPIPS-style", "seconds"]
-    cells = _cells(out, rows, strips)
+    tuned = any(row.psnr_tuned is not None for row in good)
+    head = ["target", "reconstruction", *(["tuned"] if tuned else []), "curve"]
+    head += [*(["strip"] if strips else []), "name", "status", "loss", "PSNR", "SSIM"]
+    head += ["LPIPS-style", "seconds"]
+    head += ["PSNR tuned", "SSIM tuned", "LPIPS-style tuned"] if tuned else []
+    cells = _cells(out, rows, strips, tuned)
     text = report.page("Photos in, codes out", {**counts, **means, **facts}, head, cells)
     files.write(out / "report.html", text.encode())
     if good:
@@ -186,18 +194,24 @@ def write_report(out: epath.Path, rows: Sequence[Row], facts: Mapping[str, str])
         save_image(out / "sheet.png", report.pairs_sheet(targets, found))
 
 
-def _cells(out: epath.Path, rows: Sequence[Row], strips: bool) -> Iterator[list[report.Cell]]:
+def _cells(
+    out: epath.Path, rows: Sequence[Row], strips: bool, tuned: bool
+) -> Iterator[list[report.Cell]]:
     for row in rows:
-        pictures: list[report.Cell] = [None] * (4 if strips else 3)
+        shown: list[report.Cell] = [None, None, *([None] if tuned else []), None]
+        shown += [None] if strips else []
         if row.status == OK:
-            pictures[0] = report.Picture(_picture(out, "targets", row))
-            pictures[1] = report.Picture(_picture(out, "reconstructions", row))
-            pictures[2] = report.Curve(_curve(out / "curves" / f"{row.name}.csv"))
+            shown[0] = report.Picture(_picture(out, "targets", row))
+            shown[1] = report.Picture(_picture(out, "reconstructions", row))
+            if row.psnr_tuned is not None:
+                shown[2] = report.Picture(_picture(out, "tuned", row))
+            shown[2 + tuned] = report.Curve(_curve(out / "curves" / f"{row.name}.csv"))
             if strips:
-                pictures[3] = report.Picture(_picture(out, "strips", row))
+                shown[-1] = report.Picture(_picture(out, "strips", row))
         scores = [row.loss, row.psnr, row.ssim, row.lpips, row.seconds]
+        scores += [row.psnr_tuned, row.ssim_tuned, row.lpips_tuned] if tuned else []
         status = f"{row.status}: {row.message}" if row.message else row.status
-        yield [*pictures, row.name, status, *scores]
+        yield [*shown, row.name, status, *scores]
 
 
 def _picture(out: epath.Path, folder: str, row: Row) -> Photo:
@@ -215,14 +229,19 @@ def write_face(
     settings: str,
     curve: Sequence[float],
     pictures: Mapping[str, Photo],
+    noise: Sequence[np.ndarray] = (),
 ) -> None:
-    """Writes one face's pictures (folder -> picture), curve, and code, the code last."""
+    """Writes one face's pictures (folder -> picture), curve, and code, the code last.
+
+    `noise` are its own noise images, kept as noise0, noise1, ... for `invert.with_noise`.
+    """
     for folder, picture in pictures.items():
         save_image(out / folder / f"{entry.name}.png", picture)
     lines = ["step,loss", *(f"{step},{value:.7g}" for step, value in enumerate(curve))]
     files.write(out / "curves" / f"{entry.name}.csv", ("\n".join(lines) + "\n").encode())
     unknown = np.full((68, 2), math.nan)
     landmarks = unknown if entry.landmarks is None else np.array(entry.landmarks)
+    own: dict[str, Any] = {f"noise{index}": image for index, image in enumerate(noise)}
     buffer = io.BytesIO()
     np.savez(
         buffer,
@@ -231,5 +250,6 @@ def write_face(
         landmarks=landmarks,
         photo=np.array(entry.photo),
         settings=np.array(settings),
+        **own,
     )
     files.write(out / "codes" / f"{entry.name}.npz", buffer.getvalue())

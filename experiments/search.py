@@ -3,6 +3,7 @@
 The search's whole state is saved now and then, between calls of one compiled program.
 """
 
+import contextlib
 import functools
 import io
 import json
@@ -18,6 +19,7 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, UInt8
 
+from experiments import worklist
 from experiments.worklist import Entry
 from fxjax import files, invert, losses, sharding
 from fxjax.images import from_uint8, to_uint8
@@ -52,31 +54,49 @@ class Found(NamedTuple):
     stopped: np.ndarray
     strips: list[Photos]
     seconds: float
+    noise: list[Float[np.ndarray, "batch height width"]] | None
 
 
 @jax.jit
-def _embed(loss: Any, targets: UInt8[Array, "batch height width 3"]) -> Any:
-    return loss.embed(from_uint8(targets))
+def embed(
+    loss: Any,
+    targets: UInt8[Array, "batch height width 3"],
+    weights: Float[Array, "batch height width"] | None,
+) -> Any:
+    """What the loss compares pictures to."""
+    return loss.embed(from_uint8(targets), weights)
 
 
 @functools.partial(jax.jit, static_argnames="side")
-def _draw(generator: Any, codes: Codes, side: int) -> UInt8[Array, "batch height width 3"]:
-    return to_uint8(losses.shrink(synthesize(generator, codes), side))
+def _draw(
+    generator: Any, codes: Codes, noise: Any, side: int
+) -> UInt8[Array, "batch height width 3"]:
+    return to_uint8(losses.shrink(_synthesize(generator, codes, noise), side))
+
+
+def _synthesize(generator: Any, codes: Codes, noise: list[Array] | None) -> Images:
+    return synthesize(generator if noise is None else invert.with_noise(generator, noise), codes)
 
 
 @jax.jit
-def _judge(
-    models: tuple[Any, Any, Any], goal: Any, codes: Codes, targets: Any
-) -> tuple[Images, Any, Any]:
-    """Final pictures, their loss, and the LPIPS-style distance of what is saved of them."""
-    generator, loss, judge = models
-    images = synthesize(generator, codes)
+def compare(
+    loss: Any, judge: Any, goal: Any, images: Images, targets: Any
+) -> tuple[UInt8[Array, "batch height width 3"], Any, Any]:
+    """Pictures, their loss, and the LPIPS-style distance of what is saved of them."""
     distances = loss.distance(loss.embed(images), goal)
     pictures = to_uint8(images)
     if judge is None:
         return pictures, distances, None
     lpips = judge.distance(judge.embed(from_uint8(pictures)), judge.embed(from_uint8(targets)))
     return pictures, distances, lpips
+
+
+@jax.jit
+def _judge(
+    models: tuple[Any, Any, Any], goal: Any, codes: Codes, noise: Any, targets: Any
+) -> tuple[UInt8[Array, "batch height width 3"], Any, Any]:
+    generator, loss, judge = models
+    return compare(loss, judge, goal, _synthesize(generator, codes, noise), targets)
 
 
 class Search:
@@ -91,9 +111,11 @@ class Search:
         strip: bool,
         save_seconds: float,
         profile_dir: str | None,
+        region_weight: float = 1.0,
     ):
         self.models, self.settings, self.start = models, settings, start
         self.strip, self.save_seconds, self.profile_dir = strip, save_seconds, profile_dir
+        self.region_weight, self.calls = region_weight, 0
         self.everywhere = NamedSharding(models.mesh, PartitionSpec("batch"))
         invert.begin(models.generator, invert.mean_codes(models.generator, 1), settings)  # checks
 
@@ -110,11 +132,11 @@ class Search:
         """
         generator, loss, judge, mesh = self.models
         settings, began = self.settings, time.monotonic()
-        names = [entry.name for entry in entries]
-        names += names[-1:] * (len(targets) - len(names))
+        padded = [*entries, *[entries[-1]] * (len(targets) - len(entries))]
+        names = [entry.name for entry in padded]
         key = json.dumps([names, len(entries)])
         placed = sharding.split_batch(targets, mesh)
-        goal = _embed(loss, placed)
+        goal = self.goal(padded, placed)
         saved = _restore(place_file, key)
         if saved is None:
             start = self._split(self.start(names, goal))
@@ -132,18 +154,20 @@ class Search:
         while (done := curves.shape[1]) < settings.steps:
             if self.strip and done in STRIP_STEPS:
                 strips.append(self._draw(place, start))
-            self._profile(done)
             count = min(EVERY, settings.steps - done)
-            place, new = invert.advance(generator, loss, goal, start, place, settings, count)
+            with self._trace():
+                place, new = invert.advance(
+                    generator, loss, goal, start, place, settings, count, mesh=mesh
+                )
+                curves = np.concatenate([curves, np.asarray(new)], axis=1)
             place = self._split(place)
-            curves = np.concatenate([curves, np.asarray(new)], axis=1)
             progress(count / settings.steps, float(np.nanmean(curves[: len(entries), -1:])))
             if time.monotonic() - last >= self.save_seconds:
                 spent = seconds + time.monotonic() - began
                 _save(place_file, key, place, start, curves, strips, spent)
                 last = time.monotonic()
-        codes = invert.codes_of(place, start, settings)
-        pictures, distances, lpips = _judge((generator, loss, judge), goal, codes, placed)
+        codes, noise = invert.codes_of(place, start, settings), invert.noise_of(place)
+        pictures, distances, lpips = _judge((generator, loss, judge), goal, codes, noise, placed)
         if self.strip:
             strips += [self._draw(place, start), self._shrunk(placed)]
         return Found(
@@ -155,7 +179,16 @@ class Search:
             np.asarray(place.stopped),
             strips,
             seconds + time.monotonic() - began,
+            None if noise is None else [np.asarray(each) for each in noise],
         )
+
+    def goal(self, entries: Sequence[Entry], placed: Array) -> Any:
+        """What the loss compares to: embeddings of these faces' targets, weighted by region."""
+        size = self.models.generator.resolution
+        weights = worklist.region_weights(entries, size, self.region_weight)
+        if weights is not None:
+            weights = sharding.split_batch(weights, self.models.mesh)
+        return embed(self.models.loss, placed, weights)
 
     def _split(self, tree: Any) -> Any:
         """Always the same sharding, or a resumed search would be another program."""
@@ -163,18 +196,18 @@ class Search:
 
     def _draw(self, place: invert.Place, start: Codes) -> Photos:
         codes = invert.codes_of(place, start, self.settings)
-        return np.asarray(_draw(self.models.generator, codes, STRIP_SIDE))
+        noise = invert.noise_of(place)
+        return np.asarray(_draw(self.models.generator, codes, noise, STRIP_SIDE))
 
     def _shrunk(self, targets: Array) -> Photos:
         return np.asarray(to_uint8(losses.shrink(from_uint8(targets), STRIP_SIDE)))
 
-    def _profile(self, done: int) -> None:
-        """Traces the steps after the first call, which compiles."""
-        if self.profile_dir and done == EVERY:
-            jax.profiler.start_trace(self.profile_dir)
-        elif self.profile_dir and done == 3 * EVERY:
-            jax.profiler.stop_trace()
-            self.profile_dir = None
+    def _trace(self) -> contextlib.AbstractContextManager:
+        """Around each call: writes a trace of the second, since the first compiles."""
+        self.calls += 1
+        if self.profile_dir is None or self.calls != 2:
+            return contextlib.nullcontext()
+        return jax.profiler.trace(self.profile_dir)
 
     def batch(self, count: int) -> int:
         """How many pictures at once: what the free memory holds, a power of two per device."""
@@ -183,13 +216,14 @@ class Search:
         if count <= devices:
             return devices
         size = generator.resolution
-        goal = _embed(
-            loss, sharding.split_batch(np.zeros((devices, size, size, 3), np.uint8), mesh)
-        )
+        blank = sharding.split_batch(np.zeros((devices, size, size, 3), np.uint8), mesh)
+        goal = self.goal([Entry("", "")] * devices, blank)
         start = self._split(invert.mean_codes(generator, devices))
         place = self._split(invert.begin(generator, start, self.settings))
         steps = min(EVERY, self.settings.steps)
-        lowered = invert.advance.lower(generator, loss, goal, start, place, self.settings, steps)
+        lowered = invert.advance.lower(
+            generator, loss, goal, start, place, self.settings, steps, mesh=mesh
+        )
         analysis = lowered.compile().memory_analysis()
         need = max(1, 0 if analysis is None else analysis.temp_size_in_bytes)
         free = _free_memory(mesh.devices.flat[0], devices)

@@ -27,7 +27,7 @@ from fxjax.types import Images
 PRESETS = {
     "faces128": train_state.Settings(),
     "faces64": train_state.Settings(
-        resolution=64, width_base=4096, width_most=128, dim=256, dtype="float32", batch=16,
+        resolution=64, width_base=2048, width_most=128, dim=256, dtype="float32", batch=16,
         kimg=400.0, r1=0.2, path=0.0,
     ),
     "smoke": train_state.Settings(

@@ -6,13 +6,13 @@ killed run goes on where it was, and every photo has an entry: its faces, or why
 
 import dataclasses
 import json
-import os
 import re
 import time
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from etils import epath
+from jaxtyping import Float
 from tqdm import tqdm
 
 from experiments.photos import find, free_name, photo_names
@@ -107,10 +107,23 @@ def wait(out: epath.Path) -> list[Entry]:
         time.sleep(0.5)
 
 
-def _is_file(path: epath.Path) -> bool:
-    """Whether it can be read to an end: no folder, no pipe, no link to nowhere."""
-    local = "://" not in str(path)
-    return os.path.isfile(path) if local else path.exists() and not path.is_dir()
+def region_weights(
+    entries: Sequence[Entry], size: int, factor: float
+) -> Float[np.ndarray, "batch size size"] | None:
+    """`factor` on each face's eyes, brows and mouth and 1 elsewhere; None if it is 1.
+
+    A face without landmarks has 1 everywhere.
+    """
+    if factor == 1:
+        return None
+    weights = np.ones((len(entries), size, size), np.float32)
+    for weight, entry in zip(weights, entries, strict=True):
+        if entry.landmarks is not None:
+            crop_from_photo = np.linalg.inv(np.array(entry.photo_from_crop))
+            points = align.transform(crop_from_photo, np.array(entry.landmarks))
+            masks = align.region_masks(points, size)
+            weight += (factor - 1) * np.maximum(np.maximum(masks.eyes, masks.brows), masks.mouth)
+    return weights
 
 
 def _length(path: epath.Path) -> int:
@@ -189,8 +202,6 @@ def _entries(
     shown = str(path).encode(errors="backslashreplace").decode()
     found: list[Entry] = []
     try:
-        if not _is_file(path):
-            raise Refused("unreadable", "missing, or neither a file nor a link to one")
         try:
             photo = load_image(path)
         except (ValueError, OSError) as error:

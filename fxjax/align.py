@@ -334,9 +334,11 @@ def _spread(
 
 def _clone(source: Photo, target: Photo, mask: Bool[np.ndarray, "height width"]) -> Photo:
     """Poisson blending of the source's masked part into the target, in place of it."""
-    left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
-    if not width:
+    # OpenCV leaves the picture's outermost pixels out, and fails on less than 3x3 others.
+    bits = np.zeros(mask.shape, np.uint8)
+    bits[1:-1, 1:-1] = 255 * mask[1:-1, 1:-1].astype(np.uint8)
+    left, top, width, height = cv2.boundingRect(bits)
+    if min(width, height) < 3:
         return target
     middle = left + width // 2, top + height // 2
-    bits = mask.astype(np.uint8) * 255
     return cv2.seamlessClone(source, target, bits, middle, cv2.NORMAL_CLONE)

@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array, Float, UInt8
 from PIL import Image as Pillow
-from PIL import ImageChops, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, ImageChops, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from fxjax import files
 from fxjax.types import Photo, Photos
@@ -56,11 +56,14 @@ def load_image(path: epath.PathLike) -> Photo:
 
     EXIF orientation and colour profiles are applied, transparency is put on white, 16 bits become
     8, and of several frames the first is taken. Raises FileNotFoundError, or ValueError with one
-    line: not a picture, truncated or broken, over 120 megapixels (judged before decoding).
+    line: not a picture or no regular file, truncated or broken, over 120 megapixels (judged before
+    decoding).
     """
     source = files.absolute(path)
     if not source.exists() or source.is_dir():
         raise FileNotFoundError(f"no picture file at {source}")
+    if "://" not in os.fspath(source) and not os.path.isfile(source):
+        raise ValueError(f"{source} is a pipe, socket or device; give a picture file")
     if source.stat().length > _MOST_BYTES:
         raise ValueError(f"{source} is too large for a picture: over {_MOST_BYTES >> 20} MiB")
     data = source.read_bytes()
@@ -120,16 +123,30 @@ def _from_profile(picture: Pillow.Image, profile: bytes) -> Pillow.Image:
     return managed or picture
 
 
-def save_image(path: epath.PathLike, image: Photo) -> None:
+def save_image(path: epath.PathLike, image: Photo, *, note: str | None = None) -> None:
     """Writes a PNG or JPEG (by the name's ending), all or nothing; makes the folder.
 
+    `note` goes into the file's metadata (ImageDescription), such as that and how it was edited.
     Raises ValueError for another ending, OSError if the file cannot be written.
     """
     ending = os.path.splitext(os.fspath(path))[1].lower()
     if ending not in (".png", ".jpg", ".jpeg"):
         raise ValueError(f"cannot save {path}: its name must end in .png, .jpg or .jpeg")
-    _, data = cv2.imencode(ending, np.ascontiguousarray(image[..., ::-1]))
-    files.write(path, data.tobytes())
+    if note is None:
+        _, data = cv2.imencode(ending, np.ascontiguousarray(image[..., ::-1]))
+        files.write(path, data.tobytes())
+        return
+    exif = Pillow.Exif()
+    exif[ExifTags.Base.ImageDescription], exif[ExifTags.Base.Software] = note, "fxjax"
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Description", note)
+    text.add_text("Software", "fxjax")
+    buffer = io.BytesIO()
+    if ending == ".png":
+        Pillow.fromarray(image).save(buffer, "PNG", exif=exif, pnginfo=text)
+    else:
+        Pillow.fromarray(image).save(buffer, "JPEG", exif=exif, quality=95, subsampling=0)
+    files.write(path, buffer.getvalue())
 
 
 def contact_sheet(

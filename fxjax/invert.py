@@ -10,13 +10,15 @@ once for 100.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from fxjax.losses import Embedding, Loss
@@ -117,7 +119,9 @@ def begin(generator: Generator, start: Codes, settings: Settings) -> Place:
     return jax.tree.map(jnp.copy, jax.vmap(one)(start))
 
 
-@functools.partial(jax.jit, static_argnames=("settings", "steps"), donate_argnames=("place",))
+@functools.partial(
+    jax.jit, static_argnames=("settings", "steps", "mesh"), donate_argnames=("place",)
+)
 def advance(
     generator: Generator,
     loss: Loss,
@@ -126,10 +130,30 @@ def advance(
     place: Place,
     settings: Settings,
     steps: int,
+    *,
+    mesh: Mesh | None = None,
 ) -> tuple[Place, Float[Array, "batch steps"]]:
-    """Does `steps` more steps of every search; returns the loss before each of them."""
-    one = functools.partial(_advance, generator, loss, settings=settings, steps=steps)
-    return jax.vmap(one)(goal, start, place)
+    """Does `steps` more steps of every search; returns the loss before each of them.
+
+    With a mesh, over whose axis "batch" the images lie, each device runs its own loops. L-BFGS
+    needs that: how often its line search loops depends on the images, and without it all devices
+    would ask each other before every turn.
+    """
+
+    def every(generator: Generator, loss: Loss, *images: Any) -> Any:
+        one = functools.partial(_advance, generator, loss, settings=settings, steps=steps)
+        return jax.vmap(one)(*images)
+
+    if mesh is not None:
+        whole, split = PartitionSpec(), PartitionSpec("batch")
+        every = jax.shard_map(
+            every,
+            mesh=mesh,
+            in_specs=(whole, whole, split, split, split),
+            out_specs=split,
+            check_vma=False,  # a scan's carry begins with constants, which are the same everywhere
+        )
+    return every(generator, loss, goal, start, place)
 
 
 def _advance(
@@ -148,8 +172,8 @@ def _advance(
 
     def objective(moving: Any) -> Float[Array, ""]:
         code = code_of(moving, start, settings)
-        network = generator if moving["noise"] is None else _with_noise(generator, moving["noise"])
-        images = _synthesize(network, code[None], remat=settings.remat)
+        network = generator if moving["noise"] is None else with_noise(generator, moving["noise"])
+        images = draw(network, code[None], remat=settings.remat)
         value = loss.distance(loss.embed(images), goal)[0]
         if settings.pull:
             value = value + settings.pull * jnp.mean(jnp.square(code - mean))
@@ -210,6 +234,11 @@ def codes_of(place: Place, start: Codes, settings: Settings) -> Codes:
     return jax.vmap(lambda moving, code: code_of(moving, code, settings))(place.moving, start)
 
 
+def noise_of(place: Place) -> list[Float[Array, "batch height width"]] | None:
+    """The searches' present noise images, which `with_noise` puts in; None if they do not move."""
+    return place.moving["noise"]
+
+
 def mean_codes(generator: Generator, batch: int) -> Codes:
     """The mean w in every row: where inversion starts by default."""
     mean = generator.w_mean[...].astype(jnp.float32)
@@ -226,15 +255,15 @@ def best_random(generator: Generator, loss: Loss, goal: Embedding, key: Array, c
 
     def distances(code: Code) -> Float[Array, " batch"]:
         batch = jax.tree.leaves(goal)[0].shape[0]
-        embedding = loss.embed(_synthesize(generator, code[None], remat=False))
+        embedding = loss.embed(draw(generator, code[None], remat=False))
         wide = jax.tree.map(lambda a: jnp.repeat(a, batch, axis=0), embedding)
         return loss.distance(wide, goal)
 
     return tries[jnp.argmin(jax.lax.map(distances, tries), axis=0)]
 
 
-def _synthesize(generator: Generator, codes: Codes, *, remat: bool) -> Images:
-    """As fxjax.nn.generator.synthesize, with rows recomputed in the backward pass if asked."""
+def draw(generator: Generator, codes: Codes, *, remat: bool) -> Images:
+    """As fxjax.nn.generator.synthesize, with rows recomputed in the backward pass if `remat`."""
     state = generator.start(codes.shape[0])
     for k, row in enumerate(generator.rows):
         apply: Callable[..., Any] = jax.checkpoint(_apply) if remat else _apply
@@ -246,9 +275,10 @@ def _apply(row: Callable[..., Any], state: Any, w: Float[Array, "batch dim"]) ->
     return row(state, w)
 
 
-def _with_noise(generator: Any, noise: list[Array]) -> Any:
+def with_noise(generator: Any, noise: Sequence[Array | np.ndarray]) -> Any:
+    """The generator with these noise images, [height, width] or one of each for every picture."""
     graph, old, rest = nnx.split(generator, Noise, ...)
-    fresh = jax.tree.unflatten(jax.tree.structure(old), noise)
+    fresh = jax.tree.unflatten(jax.tree.structure(old), list(noise))
     return nnx.merge(graph, fresh, rest)
 
 

@@ -9,6 +9,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -17,6 +18,8 @@ from fxjax.nn.vgg16 import VGG16
 from fxjax.types import Features, Images
 
 Weights = Float[Array, "batch height width"]
+GRAM_LAYERS = ("block1_conv1", "block2_conv1", "block3_conv1")
+
 Embedding = Any
 """What `embed` returns: arrays whose first axis is the image."""
 
@@ -104,6 +107,33 @@ class Perceptual(nnx.Module):
         return functools.reduce(jnp.add, parts) / len(parts)
 
 
+def balanced(features: VGG16, layers: Sequence[str], images: Images, size: int = 256) -> Perceptual:
+    """`Perceptual` with each layer divided by its mean square over `images`.
+
+    So every layer counts alike, and about as much as pixels do. KeyError for unknown layers.
+    """
+    found = _embedded(Perceptual(features, layers, size=size), images)
+    return Perceptual(features, layers, _mean_squares(found), size)
+
+
+def balanced_gram(
+    features: VGG16, images: Images, layers: Sequence[str] = GRAM_LAYERS, size: int = 256
+) -> "Gram":
+    """`Gram` with each layer divided by its mean square over `images`."""
+    found = _embedded(Gram(features, layers, size=size), images)
+    return Gram(features, layers, _mean_squares(found), size)
+
+
+@jax.jit
+def _embedded(loss: Any, images: Images) -> list[Array]:
+    return loss.embed(images)["x"]
+
+
+def _mean_squares(found: Sequence[Array]) -> list[float]:
+    squares = [float(jnp.mean(jnp.square(x.astype(jnp.float32)))) for x in found]
+    return [square if square > 0 else 1.0 for square in squares]
+
+
 class Gram(nnx.Module):
     """Mean squared difference of Gram matrices of VGG16 features (arXiv:1508.06576, eq. 3-5).
 
@@ -114,7 +144,7 @@ class Gram(nnx.Module):
     def __init__(
         self,
         features: VGG16,
-        layers: Sequence[str] = ("block1_conv1", "block2_conv1", "block3_conv1"),
+        layers: Sequence[str] = GRAM_LAYERS,
         scales: Sequence[float] | None = None,
         size: int = 256,
     ):

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from fxjax.losses import Normalized
+from fxjax.nn.lpips import Heads
 from fxjax.nn.vgg16 import VGG16
 from fxjax.types import Photo
 
@@ -51,9 +52,29 @@ def ssim(picture: Photo, wanted: Photo) -> float:
     return float(np.mean(top / bottom))
 
 
-def lpips_style(features: VGG16) -> Normalized:
-    """The LPIPS-style distance at the last convolution of each block that these weights have.
+def lpips_style(features: VGG16, heads: Heads | None = None) -> Normalized:
+    """The LPIPS-style distance; with LPIPS' `heads` (on torchvision's features), LPIPS itself.
 
-    Every channel weighs the same, so its values are not those of LPIPS with its trained heads.
+    Without heads: at the last convolution of each block that the features have, where every channel
+    weighs the same, so that its values are not those of LPIPS. With them all five blocks are
+    needed. Pictures over 256 px are shrunk first. Raises ValueError if the heads do not fit.
     """
-    return Normalized(features, [name for name in LAYERS if name in features.names])
+    if heads is None:
+        return Normalized(features, [name for name in LAYERS if name in features.names])
+    if absent := [name for name in heads.layers if name not in features.names]:
+        raise ValueError(
+            f"LPIPS' heads weigh {', '.join(heads.layers)}, but these features have no "
+            f"{', '.join(absent)}; convert a whole VGG16"
+        )
+    widths = tuple(block[-1].kernel.shape[-1] for block in features.blocks)
+    if widths != heads.widths:
+        raise ValueError(
+            f"LPIPS' heads are for {heads.widths} channels, the features have {widths}"
+        )
+    scaling = [*features.mean, *features.deviation], [*heads.mean, *heads.deviation]
+    if features.bgr != heads.bgr or not np.allclose(*scaling, atol=1e-6):
+        raise ValueError(
+            "LPIPS' heads were trained on torchvision's VGG16, and these features have another "
+            "preprocessing (Keras'?); convert torchvision's vgg16 .pth file"
+        )
+    return Normalized(features, heads.layers, [weights[...] for weights in heads.weights])

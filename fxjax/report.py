@@ -45,18 +45,53 @@ def page(
     All text is escaped. `rows` may be a generator, so that pictures need not be there at once.
     """
     pairs = "".join(
-        f"<div><dt>{_escape(name)}</dt><dd>{_escape(value)}</dd></div>"
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
         for name, value in facts.items()
     )
-    titles = "".join(f'<th><button type="button">{_escape(name)}</button></th>' for name in head)
+    titles = "".join(f'<th><button type="button">{escape(name)}</button></th>' for name in head)
     options = "".join(
-        f'<option value="{index}">{_escape(name)}</option>' for index, name in enumerate(head)
+        f'<option value="{index}">{escape(name)}</option>' for index, name in enumerate(head)
     )
     body = "\n".join(_row(head, row) for row in rows)
     return _PAGE.format(
-        title=_escape(title), facts=pairs, head=titles, options=options, body=body,
+        title=escape(title), facts=pairs, head=titles, options=options, body=body,
         style=_STYLE, script=_SCRIPT,
     )  # fmt: skip
+
+
+def document(title: str, facts: Mapping[str, str], body: str) -> str:
+    """A page without a table: `body` is HTML whose texts are escaped already."""
+    pairs = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
+        for name, value in facts.items()
+    )
+    return _DOCUMENT.format(title=escape(title), facts=pairs, body=body, style=_STYLE)
+
+
+def bars(labels: Sequence[str], means: Sequence[float], widths: Sequence[float]) -> str:
+    """Horizontal bars with their intervals (half widths); what is not a number is left out."""
+    ends = [abs(m) + (w if math.isfinite(w) else 0) for m, w in zip(means, widths, strict=True)]
+    most = max([end for end in ends if math.isfinite(end)] + [1e-9])
+    middle = 290 if any(mean < 0 for mean in means) else 80
+    scale = (540 - middle) / most
+    lines = []
+    for i, (label, mean, width) in enumerate(zip(labels, means, widths, strict=True)):
+        top = 22 * i + 4
+        lines.append(f'<text x="0" y="{top + 12}">{escape(label)}</text>')
+        if not math.isfinite(mean):
+            continue
+        left = middle + min(mean, 0) * scale
+        bar = f'<rect x="{left:.1f}" y="{top}" width="{abs(mean) * scale:.1f}" height="15"/>'
+        text = f"{mean:+.3f}"
+        if math.isfinite(width):
+            low, high = (middle + (mean + sign * width) * scale for sign in (-1, 1))
+            bar += f'<path d="M{low:.1f} {top + 7.5}H{high:.1f}"/>'
+            text += f" \u00b1 {width:.3f}"
+        lines.append(f'{bar}<text x="548" y="{top + 12}">{text}</text>')
+    return (
+        f'<svg class="bars" viewBox="0 0 650 {22 * len(labels) + 4}" role="img">'
+        f"{''.join(lines)}</svg>"
+    )
 
 
 def pairs_sheet(
@@ -73,20 +108,21 @@ def _row(head: Sequence[str], row: Sequence[Cell]) -> str:
 
 
 def _cell(name: str, cell: Cell) -> str:
-    label = f' data-label="{_escape(name)}"'
+    label = f' data-label="{escape(name)}"'
     if cell is None or cell == "":
         return f'<td{label} class="none"></td>'
     if isinstance(cell, Picture):
-        return f'<td{label} class="picture">{_image(cell)}</td>'
+        return f'<td{label} class="picture">{image_tag(cell)}</td>'
     if isinstance(cell, Curve):
         return f'<td{label} class="picture">{_svg(cell.values)}</td>'
     if isinstance(cell, str):
-        return f'<td{label} class="text">{_escape(cell)}</td>'
+        return f'<td{label} class="text">{escape(cell)}</td>'
     text = str(cell) if isinstance(cell, int) else f"{cell:.3g}"
     return f'<td{label} class="number" data-value="{float(cell)!r}">{text}</td>'
 
 
-def _image(picture: Picture) -> str:
+def image_tag(picture: Picture, shown: int = 96) -> str:
+    """An <img> that holds its picture, `shown` pixels high at most."""
     height, width = picture.pixels.shape[:2]
     scale = min(1.0, picture.side / height, WIDEST / width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -95,7 +131,7 @@ def _image(picture: Picture) -> str:
     bgr = np.ascontiguousarray(small[..., ::-1])
     _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 88])
     text = base64.b64encode(data.tobytes()).decode()
-    down = min(96, WIDEST // 2 * height / width)
+    down = min(shown, WIDEST // 2 * height / width)
     sides = f'width="{round(down * width / height)}" height="{round(down)}"'
     return f'<img alt="" {sides} src="data:image/jpeg;base64,{text}">'
 
@@ -127,7 +163,7 @@ def _svg(values: Sequence[float]) -> str:
     )
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Safe in HTML text and attributes, and in UTF-8 whatever a file name holds."""
     return html.escape(text.encode(errors="backslashreplace").decode())
 
@@ -155,6 +191,10 @@ svg { display: block; background: var(--soft); border-radius: 3px; }
 polyline { fill: none; stroke: currentColor; stroke-width: 1.5; }
 svg text { font-size: 10px; fill: currentColor; opacity: .75; }
 label { display: none; }
+svg.bars { width: 100%; max-width: 44rem; height: auto; background: none; }
+.bars text { font-size: 12px; opacity: 1; } .bars rect { fill: #1971c2; }
+.bars path { stroke: currentColor; stroke-width: 1.5; }
+h2 { font-size: 1.05rem; margin: 1.4rem 0 .2rem; } p { margin: .2rem 0 .5rem; }
 @media (max-width: 900px) {
   body { margin: .8rem auto; padding: 0 .7rem; }
   label { display: block; margin-bottom: .8rem; }
@@ -168,6 +208,24 @@ label { display: none; }
   td:not(.picture) { flex: 1 1 40%; } td:not(.picture):not(.number) { flex-basis: 100%; }
   td::before { content: attr(data-label); display: block; font-size: .75rem; opacity: .7; }
 }
+"""
+
+_DOCUMENT = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; \
+style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<h1>{title}</h1>
+<dl>{facts}</dl>
+{body}
+</body>
+</html>
 """
 
 _SCRIPT = """

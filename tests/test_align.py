@@ -9,6 +9,7 @@ import pytest
 import skimage.data
 
 from fxjax.align import (
+    _clone,
     align,
     blend,
     corners,
@@ -319,6 +320,18 @@ def test_poisson_keeps_place_and_surroundings(astronaut, landmarks):
     same = _psnr(cloned[2:-2, 2:-2], plain[2:-2, 2:-2])
     for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1)):
         assert same > _psnr(cloned[2:-2, 2:-2], np.roll(plain, (y, x), (0, 1))[2:-2, 2:-2])
+
+
+def test_poisson_of_few_pixels_and_at_borders():
+    """A picture cloned into itself stays as it is, wherever the mask lies."""
+    photo = np.random.default_rng(0).integers(0, 256, (50, 50, 3), np.uint8)
+    for height, width, top, left in (
+        (1, 1, 20, 20), (2, 9, 20, 20), (9, 2, 20, 20), (3, 3, 0, 0), (3, 3, 47, 47), (1, 9, 49, 3),
+        (21, 21, 0, 10), (20, 21, 10, 29), (21, 20, 30, 0), (50, 50, 0, 0),
+    ):  # fmt: skip
+        mask = np.zeros((50, 50), bool)
+        mask[top : top + height, left : left + width] = True
+        np.testing.assert_allclose(_clone(photo, photo, mask).astype(int), photo, atol=2)
 
 
 def test_blend_takes_several_landmarks_and_checks_shapes(astronaut, landmarks):

@@ -101,6 +101,24 @@ def test_tiny_pictures_are_refused(detector):
     assert detector(np.full((16, 900, 3), 200, np.uint8)) == []
 
 
+def test_long_pictures_are_not_turned_in_huge_copies(detector, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(
+        detector, "_search", lambda photo, zoom, degrees, least: sizes.append((zoom, degrees)) or []
+    )
+    for height, width in ((100, 40000), (40000, 100), (1500, 2000), (600, 800)):
+        sizes.clear()
+        assert detector(np.zeros((height, width, 3), np.uint8)) == []
+        turned = [(zoom, degrees) for zoom, degrees in sizes if degrees]
+        assert len(turned) == 8
+        for zoom, degrees in turned:
+            turn = np.radians(degrees)
+            across = abs(np.cos(turn)) * width + abs(np.sin(turn)) * height
+            down = abs(np.sin(turn)) * width + abs(np.cos(turn)) * height
+            assert zoom**2 * across * down < 1.01 * 4096**2
+            assert zoom == 1 or width != 800  # usual pictures are searched as large as ever
+
+
 def test_every_expected_face(detector, shared):
     folder = shared / "data/photos"
     known = np.load(folder / "photos_landmarks.npz")
@@ -186,6 +204,9 @@ def test_landmarks_from_files(tmp_path, face):
         assert sorted(found) == ["a.jpg", "b.jpg"]
         np.testing.assert_array_equal(found["a.jpg"], [face.landmarks, other])
         np.testing.assert_array_equal(found["b.jpg"], [other])
+    np.savez(tmp_path / "bytes.npz", filename=np.array([b"a.jpg"]), landmarks=other[None])
+    assert list(load_landmarks(tmp_path / "bytes.npz")) == ["a.jpg"]
+    assert given(face.landmarks) not in [given(other), given(other + 1)]
     lone = given(other)
     np.testing.assert_array_equal(lone.box[:2], other.min(0))
     assert lone.landmarks is other

@@ -15,15 +15,21 @@ PACKAGES = ("fxjax", "converters", "experiments")
 
 # Imports point down only: from a line to itself or to lines above it.
 LEVELS = [
-    "fxjax.types fxjax.files",
-    "fxjax.images fxjax.sharding",
+    "fxjax.types fxjax.files fxjax.frechet",
+    "fxjax.images fxjax.sharding fxjax.memory",
     "fxjax.nn fxjax.nn.ops",
-    "fxjax.nn.layers fxjax.nn.generator fxjax.checkpoint",
-    "fxjax.nn.stylegan1 fxjax.nn.stylegan2 fxjax.nn.vgg16 fxjax.nn.fader",
+    "fxjax.nn.layers fxjax.nn.generator fxjax.nn.statistics fxjax.checkpoint",
+    "fxjax.nn.stylegan1 fxjax.nn.stylegan2 fxjax.nn.vgg16 fxjax.nn.lpips fxjax.nn.fader",
     "fxjax.zoo fxjax",
     "fxjax.losses fxjax.detect fxjax.align fxjax.data fxjax.augment fxjax.objective",
+    "fxjax.expression fxjax.paste",
     "fxjax.invert fxjax.mix fxjax.train fxjax.train_state fxjax.snapshot fxjax.metrics",
-    "fxjax.transfer fxjax.report",
+    "fxjax.pivotal fxjax.train_features",
+    "fxjax.score fxjax.search",
+    "fxjax.report fxjax.transfer_types",
+    "fxjax.engine",
+    "fxjax.assess",
+    "fxjax.transfer_report",
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names.split()}
 MODELS = LEVEL["fxjax.zoo"]  # converters see so far, and experiments.launch
@@ -32,7 +38,13 @@ MODELS = LEVEL["fxjax.zoo"]  # converters see so far, and experiments.launch
 HOMES = {
     "dlib": ("fxjax.detect",),
     "orbax": ("fxjax.checkpoint",),
-    "optax": ("fxjax.invert", "fxjax.mix", "fxjax.train"),
+    "optax": (
+        "fxjax.invert",
+        "fxjax.pivotal",
+        "fxjax.search",
+        "fxjax.train",
+        "experiments.train_expression",
+    ),
     "absl": ("experiments", "converters"),
     "h5py": ("converters",),
     "torch": ("converters",),
@@ -58,9 +70,16 @@ def _tree(name: str) -> ast.Module:
 
 
 def _imports(name: str) -> set[str]:
-    """The modules that a module imports, names imported from packages resolved to modules."""
-    found = set()
+    """The modules that a module imports, names imported from packages resolved to modules.
+
+    Imports that only type checkers see do not count.
+    """
+    found, unseen = set(), set()
     for node in ast.walk(_tree(name)):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            unseen |= set(ast.walk(node))
+        if node in unseen:
+            continue
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

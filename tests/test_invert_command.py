@@ -1,6 +1,7 @@
 """The inversion command: photos to codes, kill and resume, bad photos, changed settings."""
 
 import csv
+import importlib.util
 import io
 import json
 import os
@@ -14,6 +15,7 @@ import time
 import zlib
 from typing import Any
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -22,9 +24,9 @@ from etils import epath
 from flax import nnx
 from PIL import Image
 
-from experiments import inversion, invert, photos, search
+from experiments import inversion, invert, photos, search, worklist
 from experiments.inversion import Config
-from fxjax import align
+from fxjax import align, metrics, pivotal
 from fxjax import invert as core
 from fxjax.checkpoint import flatten, save_model
 from fxjax.images import load_image, save_image, to_uint8
@@ -158,9 +160,9 @@ def test_a_finished_run_does_nothing_again_and_redoes_what_is_gone(
 
 
 def _counted(function: Any, calls: list[int]) -> Any:
-    def advance(*arguments: Any) -> Any:
+    def advance(*arguments: Any, **options: Any) -> Any:
         calls.append(arguments[-1])
-        return function(*arguments)
+        return function(*arguments, **options)
 
     return advance
 
@@ -332,10 +334,10 @@ def test_a_face_that_meets_no_number_gets_a_row(home, tmp_path):
 
 
 def test_out_of_memory_halves_the_batch_and_says_so(home, whole, tmp_path, monkeypatch, capsys):
-    def advance(*arguments: Any) -> Any:
+    def advance(*arguments: Any, **options: Any) -> Any:
         if arguments[3].shape[0] > 1:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte")
-        return real(*arguments)
+        return real(*arguments, **options)
 
     real = core.advance
     monkeypatch.setattr(core, "advance", advance)
@@ -401,6 +403,8 @@ def test_starts(home, whole, plain, tmp_path):
     ({"space": "x"}, "--space=x: want"),
     ({"space": "99"}, "space 99: want w, w\\+ or a number of rows up to 6"),
     ({"devices": 99}, "--devices=99: there are 4"),
+    ({"region_weight": -1.0}, "--region_weight=-1.0: want 0 or more"),
+    ({"pivotal_steps": -1}, "--pivotal_steps=-1: want 0 or more"),
     ({"loss": "perceptual"}, "needs --features"),
     ({"face": "left"}, "--face=left: want"),
     ({"images": "nowhere"}, "no folder or picture .*nowhere"),
@@ -448,3 +452,176 @@ def test_two_processes_share_the_batches(home, tmp_path, root):
     assert [row["status"] for row in table(out).values()] == ["ok"] * 3
     invert.main(config(home, tmp_path / "alone", batch=1))
     equal(found(out), found(tmp_path / "alone"))
+
+
+def tuned_files(out) -> dict[str, dict[str, np.ndarray]]:
+    return {path.stem: pivotal.load(path).differences for path in (out / "tuned").glob("*.npz")}
+
+
+def test_pivotal_tuning_goes_on_after_a_kill_and_ends_alike(home, tmp_path, root, monkeypatch):
+    changes: dict[str, Any] = {"batch": 3, "pivotal_steps": 400, "pivotal_rate": 1e-3}
+    killed, whole, calls = tmp_path / "killed", tmp_path / "whole", []
+    settings = config(home, killed, **changes)
+    flags = [f"--{name}={getattr(settings, name)}" for name in (
+        "model", "images", "out", "aligned", "steps", "batch", "devices", "pivotal_steps",
+        "pivotal_rate",
+    )]  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-m", "experiments.invert", *flags],
+        cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        limit = time.monotonic() + 90
+        while process.poll() is None and time.monotonic() < limit:
+            if (killed / "tuned" / "made0.npz").exists():
+                break
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    done = len(tuned_files(killed))
+    assert 0 < done < 3
+    assert not (killed / "results.csv").exists()
+    invert.main(config(home, whole, **changes))
+    real: Any = pivotal.tune
+    monkeypatch.setattr(pivotal, "tune", lambda *a, **o: calls.append(1) or real(*a, **o))
+    invert.main(settings)
+    assert len(calls) == 3 - done
+    equal(found(killed), found(whole))
+    for name, weights in tuned_files(whole).items():
+        equal(tuned_files(killed)[name], weights)
+    again, rows = table(killed), table(whole)
+    for name, row in rows.items():
+        assert float(row["psnr_tuned"]) > float(row["psnr"]) + 1
+        assert float(row["loss_tuned"]) < float(row["loss"])
+        assert again[name]["psnr_tuned"] == row["psnr_tuned"]
+        picture = load_image(whole / "tuned" / f"{name}.png")
+        target = load_image(whole / "targets" / f"{name}.png")
+        assert metrics.psnr(picture, target) == pytest.approx(float(row["psnr_tuned"]), rel=1e-4)
+        sha = json.loads((home / "model" / "model.json").read_text())["parts"]["generator"][
+            "sha256"
+        ]
+        model = pivotal.tuned(generator(), whole / "tuned" / f"{name}.npz", sha256=sha)
+        drawn = to_uint8(synthesize(model, jax.numpy.asarray(found(whole)[name][None])))
+        assert np.abs(np.asarray(drawn)[0].astype(int) - picture).max() <= 1
+    report = (whole / "report.html").read_text()
+    assert "PSNR tuned" in report
+    assert report.count("data:image/jpeg") == 9
+
+
+def face_points() -> np.ndarray:
+    """68 landmarks of an upright face whose FFHQ square is 0..64."""
+    turn = np.linspace(0, 2 * np.pi, 12, endpoint=False)
+    ring = np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    points = np.full((68, 2), 32.0)
+    points[:17] = [32, 32] + 22 * np.stack([-np.cos(a := np.linspace(0, np.pi, 17)), np.sin(a)], 1)
+    for place, x in ((17, 24), (22, 40)):
+        points[place : place + 5] = np.stack([np.linspace(x - 4, x + 4, 5), np.full(5, 22.0)], 1)
+    for place, x in ((36, 24), (42, 40)):
+        points[place : place + 6] = [x, 28] + [3, 2] * ring[::2]
+    points[48:60] = [32, 45] + [6, 3] * np.roll(ring, 6, axis=0)
+    points[60:] = [32, 45] + [4, 1] * np.roll(ring, 4, axis=0)[:8]
+    return points
+
+
+def test_regions_weigh_more_if_asked(home, tmp_path):
+    points = 2 * face_points()
+    matrix = align.ffhq_square(points, 64)
+    entries = [worklist.Entry("a", "a", landmarks=points.tolist(), photo_from_crop=matrix.tolist()),
+               worklist.Entry("b", "b")]  # fmt: skip
+    weights: Any = worklist.region_weights(entries, 64, 5.0)
+    inside = np.rint(align.transform(np.linalg.inv(matrix), points)).astype(int)
+    for place in (38, 44, 19, 24, 51, 57):  # eyes, brows, lips
+        assert weights[0, inside[place, 1], inside[place, 0]] == pytest.approx(5, abs=0.2)
+    assert weights[0, 0, 0] == weights[0, inside[8, 1], inside[8, 0]] == 1
+    assert (weights[1] == 1).all()
+    assert worklist.region_weights(entries, 64, 1.0) is None
+
+    photo = cv2.resize(skimage.data.astronaut()[:256, 96:352], (128, 128))
+    save_image(tmp_path / "photos" / "a.png", photo)
+    (tmp_path / "points.json").write_text(json.dumps({"a.png": [points.tolist()]}))
+    errors = []
+    for weight in (1.0, 50.0):
+        out = tmp_path / str(weight)
+        invert.main(config(
+            home, out, images=str(tmp_path / "photos"), aligned=False, steps=60, batch=1,
+            landmarks=str(tmp_path / "points.json"), region_weight=weight,
+        ))  # fmt: skip
+        target, picture = (
+            load_image(out / folder / "a.png").astype(float)
+            for folder in ("targets", "reconstructions")
+        )
+        entry = worklist.wait(out)[0]
+        region = worklist.region_weights([entry], 16, 2.0)[0] - 1  # pyright: ignore
+        errors.append(np.sum(region * np.square(target - picture).mean(axis=2)) / region.sum())
+    assert errors[1] < 0.95 * errors[0]
+
+
+def test_moved_noise_images_are_kept_and_draw_the_picture_again(home, tmp_path):
+    model = generator()
+    for row in model.rows:
+        if row.conv is not None:
+            row.conv.strength[...] = jax.numpy.asarray(0.2)
+    save_model(tmp_path / "m", "stylegan2", {"generator": (ARCHITECTURE, flatten(model))}, {})
+    changes: dict[str, Any] = {"model": str(tmp_path / "m"), "noise_pull": 0.01, "strip": True}
+    invert.main(config(home, tmp_path / "out", **changes, pivotal_steps=5))
+    with np.load(tmp_path / "out" / "codes" / "made1.npz", allow_pickle=False) as arrays:
+        ws = arrays["ws"]
+        noise = [arrays[f"noise{index}"] for index in range(5)]
+        assert "noise5" not in arrays
+    own = jax.tree.leaves(nnx.state(model, core.Noise))
+    for image, before in zip(noise, own, strict=True):
+        assert image.shape == before.shape
+        assert np.std(image) == pytest.approx(1, rel=1e-3)
+        assert np.abs(image - before).max() > 0.05
+    picture = load_image(tmp_path / "out" / "reconstructions" / "made1.png").astype(int)
+    code = jax.numpy.asarray(ws[None])
+    drawn = to_uint8(synthesize(core.with_noise(model, noise), code))
+    assert np.abs(np.asarray(drawn)[0] - picture).max() <= 1
+    assert np.abs(np.asarray(to_uint8(synthesize(model, code)))[0] - picture).max() > 1
+
+
+def test_lbfgs_on_two_devices(home, tmp_path):
+    """That its codes are those of one device is tested with fxjax.invert.advance."""
+    settings = config(home, tmp_path, optimizer="lbfgs", steps=5, devices=2)
+    runner = inversion.prepare(settings)
+    assert (runner.models.mesh.size, runner.settings.optimizer) == (2, "lbfgs")
+    invert.main(settings)
+    for index in range(3):
+        curve = (tmp_path / "curves" / f"made{index}.csv").read_text().split()[1:]
+        losses = [float(line.split(",")[1]) for line in curve]
+        assert losses[-1] < 0.5 * losses[0]
+
+
+def test_bfloat16_is_near_float32(home, plain, tmp_path):
+    invert.main(config(home, tmp_path / "out", dtype="bfloat16"))
+    half, single = table(tmp_path / "out"), table(plain)
+    for name, row in half.items():
+        assert float(row["psnr"]) == pytest.approx(float(single[name]["psnr"]), abs=1.0)
+    for name, code in found(tmp_path / "out").items():
+        assert code.dtype == np.float32
+        moved = np.std(found(plain)[name] - generator().w_mean[...])
+        assert 0 < np.std(code - found(plain)[name]) < 0.3 * moved
+
+
+def test_a_trace_is_written_once(home, tmp_path):
+    trace = tmp_path / "trace"
+    invert.main(config(home, tmp_path / "out", profile_dir=str(trace)))
+    assert len(list(trace.rglob("*.xplane.pb"))) == 1
+
+
+def test_tensorboard_gets_scalars(home, tmp_path):
+    pytest.importorskip("tensorboardX")
+    invert.main(config(home, tmp_path / "out", steps=10, tensorboard=True))
+    (events,) = (tmp_path / "out" / "tensorboard" / "0").iterdir()
+    for name in ("made0", "made1", "made2"):
+        assert events.read_bytes().count(f"loss/{name}".encode()) == 11
+
+
+def test_without_tensorboard_a_line_says_what_to_install(home, tmp_path, monkeypatch, capsys):
+    real: Any = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "tensorboardX" else real(name)
+    )
+    invert.main(config(home, tmp_path / "out", steps=10, tensorboard=True))
+    assert "pip install tensorboardX" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "tensorboard").exists()
+    assert len(table(tmp_path / "out")) == 3

@@ -1,6 +1,8 @@
 """Pictures as people have them: every kind is read right or refused with one line."""
 
 import io
+import os
+import socket
 import struct
 import time
 import zlib
@@ -214,6 +216,20 @@ def test_truncated_files_are_refused(read, kind, part):
 def test_no_pictures(read, data, reason):
     with pytest.raises(ValueError, match=reason):
         read(data)
+
+
+def test_what_cannot_be_read_to_an_end_is_refused_at_once(tmp_path, scene):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "pipe.png")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(tmp_path / "socket.png"))  # such names must be short
+        for path in (*tmp_path.iterdir(), "/dev/zero"):
+            with pytest.raises(ValueError, match=r"^\S+ is a pipe, socket or device; give a pic"):
+                load_image(path)
+    for name in ("here", "there"):
+        (tmp_path / name).symlink_to(tmp_path / ("there" if name == "here" else "here"))
+    with pytest.raises(FileNotFoundError, match="no picture file at"):
+        load_image(tmp_path / "here")
 
 
 def test_odd_metadata_does_not_matter(read, scene):

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from fxjax import mix
+from fxjax.losses import shrink
 from fxjax.nn import generator as gen
 from fxjax.nn.stylegan1 import StyleGAN1
 from fxjax.nn.stylegan2 import StyleGAN2
@@ -45,6 +46,112 @@ def test_tree_equals_every_mask_alone(pair: Any, groups: mix.Groups, width: int)
     assert len(np.unique(np.asarray(tree[:, 0]))) == len(masks)
 
 
+@pytest.mark.parametrize("groups", [mix.free_rows(0, 5), ((3, 5), (1, 4), (2,))])
+@pytest.mark.parametrize("top", [1, 3])
+def test_subtrees_are_parts_of_the_tree(pair: Any, groups: mix.Groups, top: int) -> None:
+    model, person, expression = pair
+    goal = jnp.ones((16, 16, 3)) * 0.1
+    whole = jax.jit(functools.partial(mix.score_masks, score=score, groups=groups))
+    part = jax.jit(functools.partial(mix.subtree, score=score, groups=groups, top=top, width=4))
+    found = jnp.concatenate(
+        [part(model, person, expression, given=goal, prefix=jnp.int32(i)) for i in range(2**top)]
+    )
+    wanted = whole(model, person, expression, given=goal)
+    np.testing.assert_allclose(found[mix.leaves(groups)], wanted, rtol=2e-4, atol=2e-5)
+
+
+def test_a_wide_tree_in_parts(pair: Any) -> None:
+    """Width 16 expands two states at a time."""
+    model, person, expression = pair
+    goal, groups = jnp.ones((16, 16, 3)) * 0.1, mix.free_rows(0, 5)
+    found, wanted = (
+        jax.jit(functools.partial(mix.score_masks, score=score, groups=groups, width=width))(
+            model, person, expression, given=goal
+        )
+        for width in (16, 64)
+    )
+    np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=2e-5)
+
+
+def loud(model: Any) -> Any:
+    """All noise on, and ToRGBs with biases."""
+    leaves = jax.tree.leaves_with_path(nnx.state(model, nnx.Param))
+    graph, state, rest = nnx.split(model, nnx.Param, ...)
+    keys = iter(jax.random.split(jax.random.key(7), len(leaves)))
+    moved = jax.tree.map(lambda a: a + 0.1 * jax.random.normal(next(keys), a.shape, a.dtype), state)
+    return nnx.merge(graph, moved, rest)
+
+
+@pytest.mark.parametrize("size", [4, 8, 16])
+def test_small_pictures_without_the_large_one(pair: Any, size: int) -> None:
+    """Pooling before the last row's style is exact."""
+    model, person, expression = pair
+    model, codes = loud(model), jnp.stack([person, expression])
+    wanted = shrink(gen.synthesize(model, codes), size)
+    found = jax.jit(mix.pictures, static_argnames="size")(model, codes, size=size)
+    assert found.shape == (2, size, size, 3)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    sizes = [
+        leaf.shape[1]
+        for leaf in jax.tree.leaves(model.shrunk(before_last(model, codes), halved(size)))
+    ]
+    assert set(sizes) == {size}  # nothing after is any larger
+
+
+def halved(size: int) -> Any:
+    return lambda x: shrink(x, size)
+
+
+def before_last(model: Any, codes: jax.Array) -> Any:
+    state = model.start(codes.shape[0])
+    for k, row in enumerate(list(model.rows)[:-1]):
+        state = row(state, codes[:, k])
+    return state
+
+
+def test_a_clamp_keeps_the_large_picture() -> None:
+    """Clamps bite single pixels, so means come after them."""
+    model = StyleGAN2(16, (8, 8, 8), dim=12, latent=12, clamp=0.5, rngs=nnx.Rngs(0))
+    codes = jax.random.normal(jax.random.key(1), (2, 6, 12))
+    pictures = gen.synthesize(model, codes)
+    found = mix.pictures(model, codes, 8)
+    np.testing.assert_allclose(found, shrink(pictures, 8), atol=1e-6)
+    free = StyleGAN2(16, (8, 8, 8), dim=12, latent=12, rngs=nnx.Rngs(0))
+    assert not np.allclose(found, mix.pictures(free, codes, 8), atol=1e-2)
+
+
+@pytest.mark.parametrize("size", [4, 8])
+def test_tree_of_small_pictures(pair: Any, size: int) -> None:
+    model, person, expression = pair
+    goal, groups = jnp.ones((size, size, 3)) * 0.1, mix.free_rows(0, 5)
+    search = jax.jit(
+        functools.partial(mix.score_masks, score=score, groups=groups, width=8, size=size)
+    )
+    masks = mix.masks_of(groups, 6, range(64))
+    images = gen.synthesize(model, mix.mixed(person, expression, masks))
+    np.testing.assert_allclose(
+        search(model, person, expression, given=goal),
+        score(goal, shrink(images, size)),
+        rtol=2e-4,
+        atol=2e-5,
+    )
+
+
+def test_readout() -> None:
+    """StyleGAN2's first rows are a generator of smaller pictures."""
+    model = StyleGAN2(32, (8, 8, 8, 8), dim=12, latent=12, rngs=nnx.Rngs(0))
+    small = model.at(8)
+    assert (len(small.rows), small.resolution, len(model.rows)) == (4, 8, 8)
+    codes = jax.random.normal(jax.random.key(1), (2, 8, 12))
+    state = model.start(2)
+    for k in range(4):
+        state = model.rows[k](state, codes[:, k])
+    np.testing.assert_array_equal(gen.synthesize(small, codes[:, :4]), state.rgb)
+    assert model.rows[3].conv is not None
+    with pytest.raises(ValueError, match="not of 64 px"):
+        model.at(64)
+
+
 def test_bits() -> None:
     masks = mix.masks_of(((0, 2), (1,)), 4, [0, 1, 2, 3])
     assert masks.astype(int).tolist() == [[0, 0, 0, 0], [0, 1, 0, 0], [1, 0, 1, 0], [1, 1, 1, 0]]
@@ -61,6 +168,26 @@ def test_ranking_and_front() -> None:
     ranking = mix.best(scores.sum(axis=1), mix.free_rows(0, 1), 2, 3)
     assert ranking.scores.tolist() == [2.0, 3.0, 3.0]
     assert ranking.masks.astype(int).tolist() == [[0, 1], [0, 0], [1, 0]]
+    holes = np.array([[0.0, np.nan], [np.nan, 0.0], [1.0, 1.0], [np.inf, 0.0]])
+    assert mix.pareto(holes).tolist() == [False, False, True, False]
+
+
+def test_rank_correlation() -> None:
+    values = np.array([3.0, 1.0, 2.0, 10.0])
+    assert mix.spearman(values, values**3) == pytest.approx(1)
+    assert mix.spearman(values, -values) == pytest.approx(-1)
+    tied = mix.spearman(np.array([1.0, 2.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0, 4.0]))
+    assert tied == pytest.approx(0.9487, abs=1e-4)
+    assert np.isnan(mix.spearman(values, np.ones(4)))
+
+
+def test_amounts_are_exact_at_the_ends() -> None:
+    person, expression = jax.random.normal(jax.random.key(0), (2, 3, 4))
+    amounts = jnp.array([[0.0, 1.0, 0.0], [1.5, 0.5, 0.0]])
+    found = mix.interpolated(person, expression, amounts)
+    np.testing.assert_array_equal(found[0, 1], expression[1])
+    np.testing.assert_array_equal(found[:, 2], jnp.stack([person[2]] * 2))
+    np.testing.assert_allclose(found[1, 0], person[0] + 1.5 * (expression - person)[0], rtol=1e-5)
 
 
 @pytest.mark.parametrize("groups", [(), ((0,), (0,)), ((9,),)])

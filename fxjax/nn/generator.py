@@ -48,6 +48,14 @@ class Generator(Protocol):
         """The state before row 0."""
         ...
 
+    def shrunk(self, state: State, shrink: Callable[[Any], Any]) -> State:
+        """The state before the last row, from which that row and `image` make shrunk pictures.
+
+        Equal to `shrink` of the full-size picture, which is never made; `shrink` takes means of
+        pixels. A generator whose last row is not linear per pixel returns `state` as it is.
+        """
+        ...
+
     def image(self, state: State) -> Images:
         """The float32 picture, nominally in [-1, 1], after the last row."""
         ...

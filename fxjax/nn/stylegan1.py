@@ -5,7 +5,7 @@ convolution bias comes before blur and noise (`bias_first`), whose instance norm
 epsilon, and which keeps a ToRGB at every size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -192,6 +192,10 @@ class StyleGAN1(nnx.Module):
         small.to_rgb = nnx.List(list(small.to_rgb)[:count])
         small.resolution = resolution
         return small
+
+    def shrunk(self, state: Features, shrink: Callable[[Features], Features]) -> Features:
+        """The state before the last row, for smaller pictures: its style and ToRGB are linear."""
+        return shrink(state)
 
     def image(self, state: Features) -> Images:
         """ToRGB: a 1x1 convolution without style."""

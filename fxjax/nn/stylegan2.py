@@ -3,7 +3,7 @@
 One module serves the official TensorFlow weights and those of StyleGAN2-ADA (arXiv:2006.06676).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from fxjax.nn import ops
-from fxjax.nn.layers import Average, Conv, Dense, Mapping, Noise, check_widths
+from fxjax.nn.layers import Average, Conv, Dense, Mapping, Noise, check_widths, levels
 from fxjax.types import Features, Images
 
 ROOT2 = 2**0.5
@@ -95,8 +95,12 @@ class Row(nnx.Module):
         x, rgb = state
         if self.to_rgb is not None:
             y = self.to_rgb(x, w)
-            rgb = y if rgb is None else ops.fir_up(rgb, self.taps) + y
+            rgb = y if rgb is None else self.enlarged(rgb, x) + y
         return State(x if self.conv is None else self.conv(x, w), rgb)
+
+    def enlarged(self, rgb: Features, x: Features) -> Features:
+        """The picture so far at the size of `x`."""
+        return rgb if rgb.shape[1] == x.shape[1] else ops.fir_up(rgb, self.taps)
 
 
 class StyleGAN2(nnx.Module):
@@ -174,6 +178,27 @@ class StyleGAN2(nnx.Module):
         """The learned constant."""
         const = self.const[...].astype(self.dtype)
         return State(jnp.repeat(const[None], batch, axis=0), None)
+
+    def at(self, resolution: int) -> "StyleGAN2":
+        """The first rows as a generator of fewer pixels, whose picture is the skip sum so far.
+
+        It lacks what the later ToRGBs add. ValueError unless the network has that size.
+        """
+        count = levels(resolution)
+        if resolution > self.resolution:
+            raise ValueError(f"this is a {self.resolution} px generator, not of {resolution} px")
+        small = nnx.merge(*nnx.split(self))
+        small.rows = nnx.List(list(small.rows)[: 2 * count])
+        small.rows[-1].conv = None
+        small.resolution = resolution
+        return small
+
+    def shrunk(self, state: State, shrink: Callable[[Features], Features]) -> State:
+        """The state before the last row, for smaller pictures, unless ToRGB clamps its output."""
+        last = self.rows[-1]
+        if last.to_rgb is None or last.to_rgb.clamp is not None or state.rgb is None:
+            return state
+        return State(shrink(state.x), shrink(last.enlarged(state.rgb, state.x)))
 
     def image(self, state: State) -> Images:
         """The sum of the skips, float32."""

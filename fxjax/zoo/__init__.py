@@ -10,6 +10,8 @@ from jax.sharding import Sharding
 from jax.typing import DTypeLike
 
 from fxjax import checkpoint
+from fxjax.nn.lpips import Heads
+from fxjax.nn.statistics import Statistics
 from fxjax.nn.stylegan1 import StyleGAN1, StyleGAN1Discriminator
 from fxjax.nn.stylegan2 import StyleGAN2, StyleGAN2Discriminator
 from fxjax.nn.vgg16 import VGG16
@@ -19,7 +21,12 @@ CLASSES: dict[tuple[str, str], Callable[..., nnx.Module]] = {
     ("stylegan1", "discriminator"): StyleGAN1Discriminator,
     ("stylegan2", "generator"): StyleGAN2,
     ("stylegan2", "discriminator"): StyleGAN2Discriminator,
+    ("stylegan1", "statistics"): Statistics,
+    ("stylegan2", "statistics"): Statistics,
+    ("stylegan1", "features"): VGG16,  # the feature network that was shipped with a generator
+    ("stylegan2", "features"): VGG16,
     ("vgg16", "features"): VGG16,
+    ("lpips", "heads"): Heads,
 }
 
 
@@ -52,9 +59,10 @@ def load(
 ) -> Any:
     """A model of the zoo by name, or of any model folder (local or gs://).
 
-    `part` is "generator", "discriminator" or "features"; by default the generator, or else the
-    features. `dtype` is what it computes in, `param_dtype` what its weights are kept in. Raises
-    FileNotFoundError if there is no such model, ValueError if it is damaged or unknown.
+    `part` is "generator", "discriminator", "features" or "heads" (of LPIPS); by default the
+    generator, or else the features, or else what there is. `dtype` is what it computes in,
+    `param_dtype` what its weights are kept in. Raises FileNotFoundError if there is no such model,
+    ValueError if it is damaged or unknown.
     """
     folder = find(name_or_directory)
     card = checkpoint.read_card(folder)

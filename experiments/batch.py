@@ -1,0 +1,248 @@
+"""Many pairs of photos: which they are, their codes, and a folder of results that can go on.
+
+Each photo is inverted once, by experiments.invert in <out>/inversion, whatever the number of its
+pairs. Each pair is done by one process and leaves a JSON of its row, last of all its files.
+"""
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from tqdm import tqdm
+
+from experiments import inversion, invert, worklist
+from experiments.masks import read_rows
+from experiments.photos import find, photo_names
+from fxjax import align, files, images
+from fxjax.transfer_types import Located, Settings
+from fxjax.types import Codes
+
+OK = worklist.OK
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """Flags of every command that takes many pairs."""
+
+    out: Annotated[str, "folder for all results"]
+    appearance: Annotated[str | None, "photos whose faces change: folder, glob, .txt, file"] = None
+    expression: Annotated[str | None, "photos that drive: all pairs of the two are taken"] = None
+    pairs: Annotated[str | None, "CSV with columns appearance and expression instead"] = None
+    model: Annotated[str, "generator: a model folder or the name of a shipped model"] = "faces"
+    features: Annotated[str | None, "VGG16 folder; None is what comes with the model"] = None
+    face: Annotated[str, "largest, a number (left to right), or x,y: of every photo"] = "largest"
+    steps: Annotated[int, "inversion steps"] = Settings.steps
+    rate: Annotated[float, "inversion's learning rate"] = Settings.rate
+    pull: Annotated[float, "weight that holds codes near the mean"] = Settings.pull
+    batch: Annotated[int, "faces inverted at once; 0 is what the free memory holds"] = 0
+    rows: Annotated[str, "rows to search: all, or such as 0-2,5,6+7 (+ ties rows)"] = "all"
+    keep_pose: Annotated[bool, "leave out the rows up to 8 pixels, which carry the pose"] = False
+    weight: Annotated[float, "of the appearance in the score E + weight * A"] = Settings.weight
+    score_size: Annotated[int, "pixels at which all masks are scored"] = Settings.score_size
+    restart: Annotated[bool, "begin anew in a folder with results of other settings"] = False
+
+
+class Pair(NamedTuple):
+    """Two photos and their names."""
+
+    appearance: epath.Path
+    expression: epath.Path
+    names: tuple[str, str]
+
+    @property
+    def name(self) -> str:
+        """The name of its files."""
+        return "__".join(self.names)
+
+
+class Known(NamedTuple):
+    """A face and its code."""
+
+    face: Located
+    code: np.ndarray
+
+
+def settings_of(config: Pairs) -> Settings:
+    """The library's settings for these flags."""
+    return Settings(
+        steps=config.steps,
+        rate=config.rate,
+        pull=config.pull,
+        rows=read_rows(config.rows),
+        keep_pose=config.keep_pose,
+        weight=config.weight,
+        score_size=config.score_size,
+    )
+
+
+def read_pairs(config: Pairs) -> list[Pair]:
+    """The pairs in a fixed order. ValueError for none, or for a table without the columns."""
+    if (config.pairs is None) == (config.appearance is None or config.expression is None):
+        raise ValueError("give either --pairs=CSV, or both --appearance and --expression")
+    out = files.absolute(config.out)
+    if config.pairs is None:
+        first, _ = find(str(config.appearance), out)
+        second, _ = find(str(config.expression), out)
+        both = [(a, b) for a in first for b in second if a != b]
+    else:
+        both = _table(files.absolute(config.pairs))
+    if not both:
+        raise ValueError("there is no pair of two different photos")
+    paths = sorted({path for pair in both for path in pair}, key=str)
+    names = dict(zip(paths, photo_names(paths), strict=True))
+    return [Pair(a, b, (names[a], names[b])) for a, b in dict.fromkeys(both)]
+
+
+def _table(source: epath.Path) -> list[tuple[epath.Path, epath.Path]]:
+    if not source.exists():
+        raise FileNotFoundError(f"no table of pairs {source} (--pairs)")
+    try:
+        rows = list(csv.DictReader(io.StringIO(source.read_text())))
+        return [
+            (
+                files.absolute(source.parent / row["appearance"]),
+                files.absolute(source.parent / row["expression"]),
+            )
+            for row in rows
+        ]
+    except (KeyError, TypeError, UnicodeDecodeError, csv.Error):
+        raise ValueError(
+            f"{source}: want a CSV whose first line names the columns appearance and expression"
+        ) from None
+
+
+def invert_all(config: Pairs, pairs: Sequence[Pair]) -> dict[epath.Path, worklist.Entry]:
+    """Inverts every photo of the pairs, in <out>/inversion, as far as it is not done.
+
+    Returns each photo's entry: the face, or why there is none.
+    """
+    out = files.absolute(config.out)
+    folder = out / "inversion"
+    paths = sorted({path for pair in pairs for path in pair[:2]}, key=str)
+    if jax.process_index() == 0:
+        lines = "".join(f"{path}\n" for path in paths)
+        files.write(out / "photos.txt", lines.encode())
+    own = inversion.Config(
+        model=config.model,
+        features=config.features or config.model,
+        images=str(out / "photos.txt"),
+        out=str(folder),
+        loss="both",
+        steps=config.steps,
+        rate=config.rate,
+        pull=config.pull,
+        batch=config.batch,
+        face=config.face,
+        restart=config.restart,
+    )
+    try:
+        invert.main(own)
+    except SystemExit as stop:  # some photos failed: their pairs will say so
+        if not isinstance(stop.code, str):
+            raise
+    return {epath.Path(entry.photo): entry for entry in worklist.wait(folder)}
+
+
+def known(out: epath.Path, entry: worklist.Entry) -> Known:
+    """A face and its code. ValueError if there is none, and why."""
+    if entry.status != OK:
+        raise ValueError(f"{entry.photo}: {entry.status}: {entry.message}")
+    place = out / "inversion" / "codes" / f"{entry.name}.npz"
+    if not place.exists():
+        raise ValueError(f"{entry.photo}: its inversion failed")
+    with place.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        code = np.asarray(arrays["ws"], np.float32)
+    photo = images.load_image(entry.photo)
+    matrix = np.array(entry.photo_from_crop)
+    target = images.load_image(out / "inversion" / "targets" / f"{entry.name}.png")
+    crop = align.Crop(images.from_uint8(target), matrix)
+    return Known(Located(photo, np.array(entry.landmarks), crop), code)
+
+
+def each(
+    out: epath.Path,
+    pairs: Sequence[Pair],
+    entries: Mapping[epath.Path, worklist.Entry],
+    key: Mapping[str, Any],
+    work: Callable[[Pair, Known, Known], dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Does this process's pairs that are not done; returns all rows once all processes are done.
+
+    `work` writes a pair's files and returns its row. What fails is a row too, with its reason.
+    Pairs done with another `key` (the settings that matter) are done again.
+    """
+    mark = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    mine = pairs[jax.process_index() :: jax.process_count()]
+    bar = tqdm(mine, "pairs", unit="pair", disable=None)
+    for pair in bar:
+        if _row(out, pair, mark) is not None:
+            continue
+        began = time.monotonic()
+        row: dict[str, Any] = {"status": OK, "message": ""}
+        try:
+            faces = (known(out, entries[path]) for path in pair[:2])
+            row |= work(pair, *faces)
+        except ValueError as error:
+            row |= {"status": "failed", "message": " ".join(str(error).split())}
+        row["seconds"] = round(time.monotonic() - began, 2)
+        text = json.dumps({"mark": mark, "row": row})
+        files.write(_place(out, pair), text.encode())
+    found = []
+    for pair in pairs:
+        while (row := _row(out, pair, mark)) is None:
+            time.sleep(0.5)  # another process is at it
+        photos = {"appearance": str(pair.appearance), "expression": str(pair.expression)}
+        found.append({"pair": pair.name, **photos, **row})
+    return found
+
+
+def _place(out: epath.Path, pair: Pair) -> epath.Path:
+    return out / "state" / f"{hashlib.sha256(pair.name.encode()).hexdigest()[:24]}.json"
+
+
+def _row(out: epath.Path, pair: Pair, mark: str) -> dict[str, Any] | None:
+    place = _place(out, pair)
+    if not place.exists():
+        return None
+    saved = json.loads(place.read_text())
+    return saved["row"] if saved["mark"] == mark else None
+
+
+def write_rows(path: epath.Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A CSV with every column that a row has."""
+    heads = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, heads, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: _cell(value) for name, value in row.items()})
+    files.write(path, text.getvalue().encode())
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.6g}"
+    return value
+
+
+def codes_of(*faces: Known) -> Codes:
+    """Their codes on the device."""
+    return jnp.asarray(np.stack([face.code for face in faces]))
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and the half width of its 95 % interval, without what is not a number."""
+    kept = np.array([value for value in values if value is not None and math.isfinite(value)])
+    if len(kept) < 2:
+        return (float(kept.mean()) if len(kept) else math.nan), math.nan
+    return float(kept.mean()), float(1.96 * kept.std(ddof=1) / math.sqrt(len(kept)))

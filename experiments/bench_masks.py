@@ -1,0 +1,120 @@
+"""Speed of the search over masks: the prefix tree against drawing every mask alone.
+
+Official widths unless --base says otherwise, random weights, one feature network for both losses
+(block3_conv3, and Gram matrices up to there). Both ways score the same masks with the same losses
+on pictures of the same size, and the table says how far their scores are apart; the tree's time is
+that of one call, a subtree of the search, so its first rows count as often as they do in a search.
+The ratio is of one run on one machine. Work counts a shared feature network once.
+
+    python -m experiments.bench_masks --sizes=128 --rows=12 --score_size=64
+"""
+
+import dataclasses
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from experiments import bench
+from experiments.bench_models import BASES
+from experiments.launch import launch
+from fxjax import losses, mix, score, search, sharding
+from fxjax.nn.layers import default_widths
+from fxjax.nn.stylegan1 import StyleGAN1
+from fxjax.nn.stylegan2 import StyleGAN2
+from fxjax.nn.vgg16 import VGG16
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Each field is a flag."""
+
+    models: Annotated[tuple[str, ...], "stylegan1, stylegan2"] = ("stylegan1", "stylegan2")
+    sizes: Annotated[tuple[int, ...], "picture sizes in pixels"] = (128,)
+    rows: Annotated[tuple[int, ...], "free rows, counted from row 0"] = (12,)
+    score_size: Annotated[int, "pictures are averaged to so many pixels for the losses"] = 256
+    width: Annotated[int, "pictures at once; 0: from the free memory"] = 0
+    bits: Annotated[int, "free rows below the top ones that one timed call decides"] = 8
+    naive: Annotated[int, "masks that the naive way draws, at the end of the subtree"] = 16
+    base: Annotated[int, "channels are base / size, at most 512; 0: the official ones"] = 0
+    dtype: Annotated[Literal["float32", "bfloat16"], "what the networks compute in"] = "float32"
+    runs: Annotated[int, "timed runs of each program; the table has their median"] = 3
+
+
+def main(config: Config) -> None:
+    """Measures and prints."""
+    machine = bench.machine()
+    best, what = bench.ceiling(jnp.dtype(config.dtype))
+    print(f"{machine}; {config.dtype}; ceiling {best / 1e9:.0f} GFLOP/s ({what})")
+    head = ["model", "px", "scored px", "rows", "width", "tree masks/s", "naive masks/s", "ratio"]
+    head += ["work ratio", "tree of ceiling", "naive of ceiling", "apart", "all masks take s"]
+    print(bench.table([*head, "compile s", "memory GiB"], []), flush=True)
+    for model in config.models:
+        for size in config.sizes:
+            for rows in config.rows:
+                print(
+                    "| " + " | ".join(measure(config, model, size, rows, best)) + " |", flush=True
+                )
+    again, what = bench.ceiling(jnp.dtype(config.dtype))
+    print(f"ceiling measured again: {again / 1e9:.0f} GFLOP/s ({what})")
+
+
+def measure(config: Config, model: str, size: int, rows: int, best: float) -> list[str]:
+    """One row of the table."""
+    dtype, make = jnp.dtype(config.dtype), {"stylegan1": StyleGAN1, "stylegan2": StyleGAN2}[model]
+    widths = default_widths(size, config.base or BASES[model], 512)
+    neutral: dict[str, Any] = {"mean": (0.0,) * 3, "deviation": (1.0,) * 3, "bgr": False}
+    features = VGG16((64, 128, 256), **neutral, dtype=dtype, rngs=nnx.Rngs(0))
+    generator = make(size, widths, dtype=dtype, rngs=nnx.Rngs(0))
+    perceptual = losses.Perceptual(features, size=config.score_size)
+    judge = score.Judge(perceptual, losses.Gram(features, size=config.score_size))
+    codes = jax.random.normal(jax.random.key(0), (2, len(generator.rows), generator.dim))
+    images = jax.jit(mix.pictures)(generator, codes)
+    goals = score.goals(judge, images[:1], images[1:])
+    # To count work: without the second network, which the compiler finds to be the first.
+    one = score.Judge(perceptual, losses.Pixels(config.score_size))
+    once = score.goals(one, images[:1], images[1:])
+    width = config.width or search.fitting_width(generator, goals)
+    groups, top = mix.free_rows(0, rows - 1), max(0, rows - config.bits)
+    mesh = sharding.mesh(jax.devices()[:1])
+    last = jnp.full((1,), 2**top - 1, jnp.int32)  # the prefix whose bits are all set
+
+    def tree(generator: Any, goals: Any, codes: Any, prefix: Any) -> Any:
+        options: Any = {"groups": groups, "top": top, "width": width, "mesh": mesh}
+        return search.subtrees(generator, codes[0], codes[1], goals, prefix, **options)
+
+    numbers = range(2**rows - config.naive, 2**rows)  # the last ones of that subtree
+    masks = mix.masks_of(groups, len(generator.rows), numbers)
+
+    def naive(generator: Any, goals: Any, codes: Any) -> Any:
+        def some(masks: Any) -> Any:
+            mixed = jnp.where(masks[:, :, None], codes[1], codes[0])
+            return score.score(goals, mix.pictures(generator, mixed))
+
+        parts = jnp.asarray(masks).reshape(-1, min(width, config.naive), len(generator.rows))
+        return jax.lax.map(some, parts).reshape(-1, 2)
+
+    given = (generator, goals, codes)
+    timings = [bench.measure(tree, *given, last, runs=config.runs)]
+    timings.append(bench.measure(naive, *given, runs=config.runs))
+    counts = (2 ** (rows - top), config.naive)
+    work = (
+        bench.flops(tree, generator, once, codes, last),
+        bench.flops(naive, generator, once, codes),
+    )
+    seconds = [timing.median for timing in timings]
+    rates = [counts[i] / seconds[i] for i in (0, 1)]
+    shares = [work[i] / seconds[i] / best for i in (0, 1)]
+    found = np.asarray(jax.jit(tree)(*given, last))[0, -config.naive :]
+    apart = np.max(np.abs(found - np.asarray(jax.jit(naive)(*given))))
+    cells = [model, size, config.score_size, rows, width, f"{rates[0]:.2f}", f"{rates[1]:.2f}"]
+    cells += [f"{rates[0] / rates[1]:.2f}", f"{work[1] / counts[1] / work[0] * counts[0]:.2f}"]
+    cells += [f"{shares[0]:.0%}", f"{shares[1]:.0%}", f"{apart:.1e}", f"{2**rows / rates[0]:.0f}"]
+    cells += [f"{timings[0].compilation:.1f}", f"{timings[0].memory / 2**30:.2f}"]
+    return [str(cell) for cell in cells]
+
+
+if __name__ == "__main__":
+    launch(Config, main)

@@ -1,0 +1,47 @@
+"""Makes the model folder that ships with the package: generator, features, samples, card.
+
+    python -m experiments.pack_model --generator=runs/faces64/export \
+        --features=runs/features/export --figures=runs/measures/measures.json --dst=fxjax/zoo/faces
+
+--figures is what experiments.evaluate_generator measured of this generator. A bundle that is
+already there is replaced only if none of its chief figures gets worse, or with --overwrite.
+"""
+
+import dataclasses
+from typing import Annotated
+
+from experiments import bundle
+from experiments.launch import launch
+from experiments.seeds import parse_seeds
+from fxjax import files
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Each field is a flag."""
+
+    generator: Annotated[str, "folder of the generator, an export of the trainer"]
+    features: Annotated[str, "folder of the feature network, or `random`"]
+    figures: Annotated[str, "measures.json of this generator"]
+    dst: Annotated[str, "folder to make"]
+    seeds: Annotated[str, "of the sample pictures; dlib must find a face in each"] = "0-7"
+    megabytes: Annotated[float, "most that the bundle may take"] = 22.0
+    overwrite: Annotated[bool, "replace even a bundle with better figures"] = False
+
+
+def main(config: Config) -> None:
+    """Packs, checks, writes."""
+    figures = bundle.read_figures(config.figures, config.generator)
+    target = files.absolute(config.dst)
+    if not config.overwrite and (worse := bundle.worse_figures(target, figures)):
+        raise ValueError(
+            f"{target} has better figures: {'; '.join(worse)}; --overwrite replaces it all the same"
+        )
+    packed = bundle.pack(config.generator, config.features, figures)
+    pictures = bundle.samples(config.generator, parse_seeds(config.seeds))
+    size = bundle.write(target, packed, pictures, config.megabytes)
+    print(f"wrote {target}: {size / 1e6:.1f} MB, {len(pictures)} samples")
+
+
+if __name__ == "__main__":
+    launch(Config, main)

@@ -1,0 +1,89 @@
+"""Which rows carry expression, pose and appearance: all masks of many pairs.
+
+    python -m experiments.sweep_masks --appearance=people --expression=drivers --out=runs/sweep
+
+Scores every mask of every pair, and draws each row taken alone. Writes rows.csv (the mean effect
+of each row with 95 % intervals over pairs), masks.csv (the best mask of every pair and how the
+rows 3 and 4, which other work takes, rank among all), report.html, and scores/PAIR.npz. Killed at
+any moment, the same command goes on where it was.
+"""
+
+import dataclasses
+import io
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import batch, mask_report
+from experiments.batch import OK, Known, Pair
+from experiments.launch import launch
+from fxjax import assess, files, mix
+from fxjax.engine import Engine
+from fxjax.images import to_uint8
+from fxjax.transfer_report import mask_text, row_effects
+from fxjax.transfer_types import PRESETS
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(batch.Pairs):
+    """Each field is a flag."""
+
+
+def main(config: Config) -> None:
+    """Inverts every photo, scores the pairs, then reports."""
+    out = files.absolute(config.out)
+    engine = Engine(config.model, config.features, batch.settings_of(config))
+    count = len(engine.generator.rows)
+    pairs = batch.read_pairs(config)
+    entries = batch.invert_all(config, pairs)
+    judges = assess.Judges(engine.detector)
+    alone = np.concatenate([np.zeros((1, count), bool), np.eye(count, dtype=bool)])
+
+    def work(pair: Pair, person: Known, driver: Known) -> dict[str, Any]:
+        codes = batch.codes_of(person, driver)
+        ranked = engine.rank(codes[0], codes[1], (person.face, driver.face))
+        if ranked is None:
+            raise ValueError("the two faces are alike")
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            masks=ranked.masks,
+            expression=ranked.expression,
+            appearance=ranked.appearance,
+            exact=ranked.exact,
+        )
+        files.write(out / "scores" / f"{pair.name}.npz", buffer.getvalue())
+        drawn = to_uint8(np.asarray(engine.draw(mix.mixed(codes[0], codes[1], alone))))
+        other = to_uint8(np.asarray(engine.draw(codes[1:])))[0]
+        row: dict[str, Any] = {"mask": mask_text(ranked.masks[0])}
+        for name, rows in PRESETS.items():
+            same = (ranked.masks == np.isin(np.arange(count), rows)).all(axis=1)
+            if same.any():
+                row[f"rank of {name} rows"] = int(np.argmax(same)) + 1
+        row["effects"] = row_effects(ranked).tolist()
+        row["alone"] = assess.moved(judges, drawn[0], other, drawn[1:]).tolist()
+        return row
+
+    key = dataclasses.asdict(config) | {"out": None, "restart": None, "batch": None}
+    rows = batch.each(out, pairs, entries, key, work)
+    if jax.process_index():
+        return
+    done = [row for row in rows if row["status"] == OK]
+    hidden = ("effects", "alone")
+    shown = [{name: v for name, v in row.items() if name not in hidden} for row in rows]
+    batch.write_rows(out / "masks.csv", shown)
+    if done:
+        effects = mask_report.row_table(done)
+        batch.write_rows(out / "rows.csv", effects)
+        facts = {"pairs": str(len(done)), "model": config.model, "weight": f"{config.weight:g}"}
+        html = mask_report.page(done, effects, facts)
+        files.write(out / "report.html", html.encode())
+        print(f"{len(done)} pairs are done; open {out / 'report.html'}")
+    if len(done) < len(rows):
+        sys.exit(f"{len(rows) - len(done)} of {len(rows)} pairs failed; see {out / 'masks.csv'}")
+
+
+if __name__ == "__main__":
+    launch(Config, main)

@@ -1,0 +1,94 @@
+"""Transfers for all pairs of two folders, or for a table of pairs.
+
+    python -m experiments.transfer_batch --appearance=people --expression=drivers --out=runs/batch
+    python -m experiments.transfer_batch --pairs=pairs.csv --out=runs/batch
+
+Writes results/PAIR.png, codes/PAIR.npz, results.csv with a row for every pair, summary.csv with
+the mean measures of each method, and report.html. Killed at any moment, the same command goes on
+where it was. Exit status 1 if a pair failed; all others are done.
+"""
+
+import dataclasses
+import io
+import sys
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+
+from experiments import batch, batch_report, transfer_files
+from experiments.batch import OK, Known, Pair
+from experiments.launch import launch
+from experiments.masks import read_mask
+from fxjax import assess, files
+from fxjax.engine import Engine
+from fxjax.images import save_image
+from fxjax.transfer_report import mask_text
+from fxjax.transfer_types import Settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(batch.Pairs):
+    """Each field is a flag."""
+
+    strength: Annotated[float, "how much of the expression, 0 to 1.5"] = Settings.strength
+    mask: Annotated[str | None, "no search: 0s and 1s, row 0 first; 1 is the expression's"] = None
+    poisson: Annotated[bool, "blend by gradients rather than by colours"] = False
+    compare: Annotated[bool, "measure simpler methods beside the results"] = False
+
+
+def main(config: Config) -> None:
+    """Inverts every photo, then does the pairs, then reports."""
+    out = files.absolute(config.out)
+    settings = dataclasses.replace(
+        batch.settings_of(config),
+        strength=config.strength,
+        mask=read_mask(config.mask),
+        poisson=config.poisson,
+    )
+    engine = Engine(config.model, config.features, settings)
+    pairs = batch.read_pairs(config)
+    entries = batch.invert_all(config, pairs)
+    judges = assess.Judges(engine.detector)
+
+    def work(pair: Pair, person: Known, driver: Known) -> dict[str, Any]:
+        curves = np.zeros((2, 0), np.float32)
+        codes = batch.codes_of(person, driver)
+        result = engine.pair(person.face, driver.face, codes, curves)
+        note = transfer_files.note(config.model)
+        save_image(out / "results" / f"{pair.name}.png", result.image, note=note)
+        crop = judges.crop(result.image, person.face)
+        save_image(out / "faces" / f"{pair.name}.png", crop, note=note)
+        buffer = io.BytesIO()
+        np.savez(buffer, ws=result.codes, mask=result.mask)
+        files.write(out / "codes" / f"{pair.name}.npz", buffer.getvalue())
+        row: dict[str, Any] = {"mask": mask_text(result.mask), "alike": int(result.alike)}
+        if result.ranked is not None:
+            row |= {
+                "expression_loss": float(result.ranked.expression[0]),
+                "appearance_loss": float(result.ranked.appearance[0]),
+            }
+        for one in assess.table(engine, judges, result, compare=config.compare):
+            row |= {f"{one.name}: {name}": getattr(one, name) for name in batch_report.MEASURES}
+        return row
+
+    key = dataclasses.asdict(config) | {"out": None, "restart": None, "batch": None}
+    rows = batch.each(out, pairs, entries, key, work)
+    if jax.process_index():
+        return
+    batch.write_rows(out / "results.csv", rows)
+    summary = batch_report.summarize([row for row in rows if row["status"] == OK])
+    batch.write_rows(out / "summary.csv", summary)
+    facts = {"pairs": str(len(rows)), "model": config.model, "weight": f"{config.weight:g}"}
+    files.write(out / "report.html", batch_report.page(out, pairs, rows, summary, facts).encode())
+    failed = sum(row["status"] != OK for row in rows)
+    for line in summary:
+        shown = ", ".join(f"{k} {v:.3f}" for k, v in line.items() if isinstance(v, float))
+        print(f"{line['method']}: {shown}")
+    print(f"{len(rows) - failed} pairs are done; open {out / 'report.html'}")
+    if failed:
+        sys.exit(f"{failed} of {len(rows)} pairs failed; {out / 'results.csv'} says why")
+
+
+if __name__ == "__main__":
+    launch(Config, main)

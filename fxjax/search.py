@@ -1,0 +1,395 @@
+"""Searches for the best mixture of two codes: all masks, few of the strengths, or by gradients.
+
+`exhaustive` scores every mask over a prefix tree. `staged` scores all of them on small pictures
+and the best again exactly. Where rows times strengths are too many, `beam` and `relaxed` find good
+mixtures without drawing all. `joint` is the first form of arXiv:1912.06253, which has no masks.
+Many pairs: call these for each; the programs are compiled once.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int
+
+from fxjax import mix, sharding
+from fxjax.invert import Settings, advance, begin, codes_of
+from fxjax.losses import Weights
+from fxjax.memory import free_memory, widest
+from fxjax.mix import Groups
+from fxjax.nn.generator import Generator
+from fxjax.score import Goals, Judge, goals, score, weighted
+from fxjax.types import Code, Images
+
+SHARE = 0.5  # of the free memory
+COPIES = 3  # of the largest step's arrays that live at once; 1.3 to 1.7 as XLA plans on a CPU
+TRACED = 16  # pictures in the program that is measured, so that weights hardly count
+MOST = {"cpu": 16}  # states at once where memory would hold more; caches gain nothing then
+MOST_ELSEWHERE = 256
+
+
+class Mixtures(NamedTuple):
+    """The best found, best first: how much of each row is the expression's (E, A), and the cost."""
+
+    amounts: Float[np.ndarray, "count rows"]
+    scores: Float[np.ndarray, "count 2"]
+    drawn: int
+    """Pictures that were drawn and scored."""
+
+
+class Staged(NamedTuple):
+    """Scores of all masks, approximate; the best of them by exact score, best first."""
+
+    scores: Float[np.ndarray, "masks 2"]
+    numbers: Int[np.ndarray, " count"]
+    exact: Float[np.ndarray, "count 2"]
+    agreement: float
+    """Spearman's rank correlation of the approximate and the exact scores of those."""
+
+
+def total(scores: Float[np.ndarray, "count 2"], weight: float) -> Float[np.ndarray, " count"]:
+    """E + weight * A; less is better."""
+    return np.asarray(scores)[:, 0] + weight * np.asarray(scores)[:, 1]
+
+
+def exhaustive(
+    generator: Generator,
+    person: Code,
+    expression: Code,
+    goals: Goals,
+    *,
+    groups: Groups,
+    width: int | None = None,
+    mesh: Mesh | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Float[np.ndarray, "masks 2"]:
+    """(E, A) of all 2**len(groups) masks, in the order of `mix.masks_of`; exact, to rounding.
+
+    The tree's top bits are split into subtrees, one for each device of `mesh` in each call of one
+    program, whose memory is constant. `width` pictures at once (None: from the free memory; with
+    several processes give a number); `progress` is told the masks done and all of them.
+    """
+    mesh = sharding.mesh(jax.local_devices()[:1]) if mesh is None else mesh
+    mix.check_groups(groups, len(generator.rows))
+    if width is None:
+        width = fitting_width(generator, goals, mesh)
+    width = min(width, max(2, 2 ** len(groups)))
+    top = _top_bits(len(groups), mesh.size)
+    prefixes = np.arange(2**top, dtype=np.int32)
+    given: Any = sharding.replicate((generator, person, expression, goals), mesh)
+    found = []
+    for start in range(0, len(prefixes), mesh.size):
+        # A mesh with more devices than subtrees are left does the last one again.
+        lanes = np.minimum(np.arange(start, start + mesh.size, dtype=np.int32), prefixes[-1])
+        lanes = jax.device_put(lanes, NamedSharding(mesh, PartitionSpec("batch")))
+        part = subtrees(*given, lanes, groups=groups, top=top, width=width, mesh=mesh)
+        found.extend(np.asarray(part))
+        if progress is not None:
+            done = min(start + mesh.size, len(prefixes))
+            progress(done * 2 ** (len(groups) - top), 2 ** len(groups))
+    return np.concatenate(found[: len(prefixes)])[mix.leaves(groups)]
+
+
+@functools.partial(jax.jit, static_argnames=("groups", "top", "width", "mesh"))
+def subtrees(
+    generator: Generator,
+    person: Code,
+    expression: Code,
+    goals: Goals,
+    prefixes: Int[Array, " devices"],
+    *,
+    groups: Groups,
+    top: int,
+    width: int,
+    mesh: Mesh,
+) -> Float[Array, "devices leaves 2"]:
+    """Each device scores the masks under its own prefix; all devices know the result."""
+    size = goals.judge.size
+
+    def lane(generator: Any, codes: Any, goals: Goals, prefixes: Array) -> Array:
+        options: Any = {"groups": groups, "top": top, "width": width, "size": size}
+        return mix.subtree(generator, codes[0], codes[1], score, goals, prefixes[0], **options)[
+            None
+        ]
+
+    everywhere, split = PartitionSpec(), PartitionSpec("batch")
+    lanes: Any = jax.shard_map(
+        lane, mesh=mesh, in_specs=(everywhere, everywhere, everywhere, split), out_specs=split
+    )
+    found = lanes(generator, (person, expression), goals, prefixes)
+    return jax.lax.with_sharding_constraint(found, NamedSharding(mesh, everywhere))
+
+
+def _top_bits(groups: int, devices: int) -> int:
+    """Bits that are split over calls: 256 masks or more in each, but at most 64 calls.
+
+    Each call runs the first rows again, which cost little next to its leaves.
+    """
+    wanted = max(min(6, groups - 8), math.ceil(math.log2(devices)))
+    return min(groups, max(0, wanted))
+
+
+def fitting_width(generator: Generator, goals: Goals, mesh: Mesh | None = None) -> int:
+    """How many pictures at once fit into a device's free memory: a power of two, 2 or more."""
+    device = jax.local_devices()[0] if mesh is None else mesh.local_devices[0]
+    devices = 1 if mesh is None else len(mesh.local_devices)
+    code = jax.ShapeDtypeStruct((TRACED, len(generator.rows), generator.dim), jnp.float32)
+    jaxpr = _draw_and_score.trace(generator, goals, code).jaxpr
+    fits = SHARE * free_memory(device, devices) / (COPIES * widest(jaxpr.jaxpr) / TRACED)
+    most = MOST.get(device.platform, MOST_ELSEWHERE)
+    return 2 ** max(1, math.floor(math.log2(max(min(most, fits), 1))))
+
+
+@jax.jit
+def _draw_and_score(
+    generator: Generator, goals: Goals, codes: Float[Array, "batch rows dim"]
+) -> Float[Array, "batch 2"]:
+    return score(goals, mix.pictures(generator, codes, goals.judge.size))
+
+
+@jax.jit
+def _score_amounts(
+    generator: Generator,
+    person: Code,
+    expression: Code,
+    goals: Goals,
+    amounts: Float[Array, "batch rows"],
+) -> Float[Array, "batch 2"]:
+    return _draw_and_score(generator, goals, mix.interpolated(person, expression, amounts))
+
+
+def rescore(
+    generator: Generator,
+    person: Code,
+    expression: Code,
+    goals: Goals,
+    amounts: Float[np.ndarray, "count rows"] | Bool[np.ndarray, "count rows"],
+    *,
+    width: int | None = None,
+) -> Float[np.ndarray, "count 2"]:
+    """(E, A) of single masks, or of how much of each row is the expression's; each drawn alone."""
+    width = fitting_width(generator, goals) if width is None else width
+    amounts = np.asarray(amounts, np.float32)
+    found = [np.zeros((0, 2), np.float32)]
+    for start in range(0, len(amounts), width):
+        some = amounts[start : start + width]
+        padded = np.concatenate([some, np.repeat(some[-1:], width - len(some), axis=0)])
+        part = _score_amounts(generator, person, expression, goals, jnp.asarray(padded))
+        found.append(np.asarray(part)[: len(some)])
+    return np.concatenate(found)
+
+
+def staged(
+    generator: Generator,
+    person: Code,
+    expression: Code,
+    judge: Judge,
+    weights: Weights | None = None,
+    *,
+    groups: Groups,
+    weight: float,
+    size: int | None = None,
+    readout: int | None = None,
+    count: int = 64,
+    width: int | None = None,
+    mesh: Mesh | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Staged:
+    """Scores all masks on small pictures, then the `count` best of them exactly.
+
+    `size` averages pictures to so many px for the losses. `readout` (StyleGAN2) stops at the skip
+    picture of that size, so no row after it can be free. Both are approximate: see `agreement`.
+    """
+    coarse = generator if readout is None else _at(generator, readout)
+    rows = len(coarse.rows)
+    rough = judge if size is None else judge.at(size)
+    own, other = person[:rows], expression[:rows]
+    against = _goals_of(coarse, own, other, rough, weights)
+    options = {"width": width, "mesh": mesh, "progress": progress}
+    scores = exhaustive(coarse, own, other, against, groups=groups, **options)
+    numbers = np.argsort(total(scores, weight), kind="stable")[:count]
+    against = _goals_of(generator, person, expression, judge, weights)
+    masks = mix.masks_of(groups, len(generator.rows), numbers.tolist())
+    exact = rescore(generator, person, expression, against, masks)
+    order = np.argsort(total(exact, weight), kind="stable")
+    agreement = mix.spearman(total(scores[numbers], weight), total(exact, weight))
+    return Staged(scores, numbers[order], exact[order], agreement)
+
+
+def _at(generator: Any, readout: int) -> Generator:
+    return generator.at(readout)
+
+
+def _goals_of(
+    generator: Generator, person: Code, expression: Code, judge: Judge, weights: Weights | None
+) -> Goals:
+    images = _pictures(generator, jnp.stack([person, expression]))
+    return goals(judge, images[:1], images[1:], weights)
+
+
+@jax.jit
+def _pictures(generator: Generator, codes: Float[Array, "batch rows dim"]) -> Images:
+    return mix.pictures(generator, codes)
+
+
+def beam(
+    generator: Generator,
+    person: Code,
+    expression: Code,
+    goals: Goals,
+    *,
+    groups: Groups,
+    weight: float,
+    strengths: Sequence[float] = (0.0, 1.0),
+    beams: int = 32,
+    sweeps: int = 2,
+    width: int | None = None,
+) -> Mixtures:
+    """Decides one group after the other, coarse rows first, and keeps the `beams` best mixtures.
+
+    The first sweep begins with the person's code and with the expression's; each further one
+    decides every group anew, given the others. Draws at most sweeps * groups * beams * strengths
+    pictures, none of them twice.
+    """
+    rows = len(generator.rows)
+    mix.check_groups(groups, rows)
+    known: dict[tuple[float, ...], np.ndarray] = {}
+    width = fitting_width(generator, goals) if width is None else width
+
+    def evaluate(tried: Sequence[tuple[float, ...]]) -> None:
+        fresh = [one for one in dict.fromkeys(tried) if one not in known]
+        amounts = _spread(np.asarray(fresh, np.float32).reshape(-1, len(groups)), groups, rows)
+        found = rescore(generator, person, expression, goals, amounts, width=width)
+        known.update(zip(fresh, found, strict=True))
+
+    def best(tried: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
+        unique = list(dict.fromkeys(tried))
+        values = total(np.stack([known[one] for one in unique]), weight)
+        return [unique[i] for i in np.argsort(values, kind="stable")[:beams]]
+
+    kept = [(strength,) * len(groups) for strength in (0.0, float(max(strengths)))]
+    evaluate(kept)
+    for _ in range(sweeps):
+        before = kept
+        for place in sorted(range(len(groups)), key=lambda place: min(groups[place])):
+            tried = [
+                (*one[:place], float(strength), *one[place + 1 :])
+                for one in kept
+                for strength in strengths
+            ]
+            evaluate([*kept, *tried])
+            kept = best([*kept, *tried])
+        if kept == before:
+            break
+    amounts = _spread(np.asarray(kept, np.float32), groups, rows)
+    return Mixtures(amounts, np.stack([known[one] for one in kept]), len(known))
+
+
+def _spread(
+    values: Float[np.ndarray, "count groups"], groups: Groups, rows: int
+) -> Float[np.ndarray, "count rows"]:
+    """A group's value in each of its rows, 0 in the others."""
+    amounts = np.zeros((len(values), rows), np.float32)
+    for place, group in enumerate(groups):
+        amounts[:, list(group)] = values[:, place : place + 1]
+    return amounts
+
+
+def relaxed(
+    generator: Generator,
+    person: Code,
+    expression: Code,
+    goals: Goals,
+    *,
+    groups: Groups,
+    weight: float,
+    strengths: Sequence[float] = (0.0, 1.0),
+    steps: int = 100,
+    rate: float = 0.1,
+    starts: int = 4,
+    width: int | None = None,
+) -> Mixtures:
+    """Moves amounts between the least and the largest strength by gradients (Adam), then rounds.
+
+    Amounts are sigmoids, steeper with every step. Several starts are searched at once: the middle,
+    and random ones. Each result is rounded to the nearest strength and scored exactly.
+    """
+    rows, levels = len(generator.rows), np.sort(np.asarray(strengths, np.float32))
+    mix.check_groups(groups, rows)
+    soft = _relax(
+        generator, person, expression, goals, jnp.float32(weight), jnp.float32(rate),
+        jnp.asarray(levels[[0, -1]]), groups=groups, steps=steps, starts=starts,
+    )  # fmt: skip
+    nearest = np.argmin(np.abs(np.asarray(soft)[:, :, None] - levels), axis=2)
+    amounts = _spread(np.unique(levels[nearest], axis=0), groups, rows)
+    scores = rescore(generator, person, expression, goals, amounts, width=width)
+    order = np.argsort(total(scores, weight), kind="stable")
+    return Mixtures(amounts[order], scores[order], steps * starts + len(amounts))
+
+
+@functools.partial(jax.jit, static_argnames=("groups", "steps", "starts"))
+def _relax(
+    generator: Generator,
+    person: Code,
+    expression: Code,
+    goals: Goals,
+    weight: Float[Array, ""],
+    rate: Float[Array, ""],
+    ends: Float[Array, "2"],
+    *,
+    groups: Groups,
+    steps: int,
+    starts: int,
+) -> Float[Array, "starts groups"]:
+    """The groups' amounts after the last step."""
+    optimizer = optax.adam(rate)
+    table = np.zeros((len(groups), len(generator.rows)), np.float32)
+    for place, group in enumerate(groups):
+        table[place, list(group)] = 1.0
+
+    def amounts(logits: Array, step: Array) -> Array:
+        steepness = 1 + 4 * step / steps
+        return ends[0] + (ends[1] - ends[0]) * jax.nn.sigmoid(steepness * logits)
+
+    def objective(logits: Array, step: Array) -> Array:
+        codes = mix.interpolated(person, expression, amounts(logits, step) @ table)
+        # A sum: each start goes its own way.
+        return jnp.sum(_draw_and_score(generator, goals, codes) @ jnp.stack([1.0, weight]))
+
+    def advance(carry: Any, step: Array) -> tuple[Any, None]:
+        logits, moments = carry
+        gradient = jax.grad(objective)(logits, step)
+        updates, moments = optimizer.update(gradient, moments, logits)
+        return (logits + updates, moments), None
+
+    logits = jax.random.normal(jax.random.key(0), (starts, len(groups))).at[0].set(0.0)
+    begin = (logits, optimizer.init(logits))
+    (logits, _), _ = jax.lax.scan(advance, begin, jnp.arange(steps, dtype=jnp.float32))
+    return amounts(logits, jnp.float32(steps))
+
+
+def joint(
+    generator: Generator,
+    person: Code,
+    goals: Goals,
+    *,
+    weight: float,
+    steps: int = 300,
+    rate: float = 0.05,
+) -> Code:
+    """argmin_s E(s) + weight * A(s) over free codes, by Adam from the person's code.
+
+    The paper's first form, which leaves artefacts; `goals` may be of the photos themselves.
+    """
+    loss, goal = weighted(goals, weight)
+    settings = Settings(steps=steps, rate=rate)
+    start = person[None]
+    place = begin(generator, start, settings)
+    place, _ = advance(generator, loss, goal, start, place, settings, steps)
+    return codes_of(place, start, settings)[0]

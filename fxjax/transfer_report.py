@@ -1,0 +1,358 @@
+"""The page of one transfer: photos, the ranked masks, what each row does, and the time spent."""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from fxjax.assess import Assessed
+from fxjax.images import to_uint8
+from fxjax.report import Picture, escape, image_tag
+from fxjax.transfer_types import Ranked, Transfer
+from fxjax.types import Photo, Photos
+
+SHOWN = 24  # best masks on the contact sheet
+DOTS = 4096  # masks in the plot
+WIDE, HIGH = 560, 360  # of the plot
+
+
+def mask_text(mask: np.ndarray) -> str:
+    """A mask as 0s and 1s, row 0 first."""
+    return "".join(str(int(bit)) for bit in mask)
+
+
+def ranking_csv(ranked: Ranked) -> str:
+    """All masks, best first, with both losses, the score, and whether no other beats it in both."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["rank", "mask", "expression", "appearance", "score", "pareto", "full_size"])
+    for rank, (mask, *numbers, front) in enumerate(
+        zip(
+            ranked.masks,
+            ranked.expression,
+            ranked.appearance,
+            ranked.score,
+            ranked.front,
+            strict=True,
+        ),
+        start=1,
+    ):
+        cells = [f"{number:.6g}" for number in numbers]
+        writer.writerow([rank, mask_text(mask), *cells, int(front), int(rank <= ranked.exact)])
+    return text.getvalue()
+
+
+def row_effects(ranked: Ranked) -> Float[np.ndarray, "rows 2"]:
+    """How much taking a row from the driver changes both losses, on average over all masks.
+
+    Not a number for rows that no mask or every mask takes.
+    """
+    losses = np.stack([ranked.expression, ranked.appearance], axis=1).astype(np.float64)
+    effects = np.full((ranked.masks.shape[1], 2), math.nan)
+    for row, taken in enumerate(ranked.masks.T):
+        if taken.any() and not taken.all():
+            effects[row] = losses[taken].mean(0) - losses[~taken].mean(0)
+    return effects
+
+
+def shown_masks(ranked: Ranked) -> list[int]:
+    """Places of the masks to draw: the best, and those on the front."""
+    front = np.flatnonzero(ranked.front)
+    if len(front) > SHOWN:
+        front = front[np.linspace(0, len(front) - 1, SHOWN).round().astype(int)]
+    best = range(min(SHOWN, len(ranked.masks)))
+    return sorted({*best, *front.tolist()})
+
+
+def page(
+    result: Transfer,
+    measured: Sequence[Assessed],
+    draw: Callable[[np.ndarray], np.ndarray],
+    facts: Mapping[str, str],
+) -> str:
+    """The page as HTML, which holds its pictures and asks for nothing from outside.
+
+    `draw` makes the generator's pictures of masks [count, rows].
+    """
+    targets = [to_uint8(face.crop.image) for face in (result.person, result.driver)]
+    hero = _figures(
+        [
+            ("appearance", result.person.photo),
+            ("expression", result.driver.photo),
+            ("result", result.image),
+        ],
+        260,
+    )
+    faces = _figures(
+        [
+            ("first face", targets[0]),
+            ("its inversion", result.reconstructions[0]),
+            ("second face", targets[1]),
+            ("its inversion", result.reconstructions[1]),
+            ("mixed", result.face),
+        ],
+        128,
+    )
+    parts = [f'<section class="hero">{hero}</section>']
+    if result.alike:
+        parts.append("<p>The two photos show the same: nothing was changed.</p>")
+    parts += [
+        "<h2>Faces and their inversions</h2>",
+        f'<section class="row">{faces}</section>',
+        "<h2>Measures</h2>",
+        _measures(measured),
+    ]
+    if result.ranked is not None:
+        parts += _ranking(result.ranked, draw)
+    facts = {**facts, **{f"time: {k}": f"{v:.1f} s" for k, v in result.seconds.items()}}
+    pairs = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
+        for name, value in facts.items()
+    )
+    parts += [
+        "<h2>Run</h2>",
+        f"<dl>{pairs}</dl>",
+        '<p class="note">The result is an edited picture, made with fxjax. Show it only with the '
+        "consent of the person in it, and say that it is edited.</p>",
+    ]
+    return _PAGE.format(style=_STYLE, body="\n".join(parts), script=_SCRIPT)
+
+
+def _figures(named: Sequence[tuple[str, Photo]], height: int) -> str:
+    return "".join(
+        f"<figure>{image_tag(Picture(photo, 2 * height), height)}"
+        f"<figcaption>{escape(name)}</figcaption></figure>"
+        for name, photo in named
+    )
+
+
+def _measures(measured: Sequence[Assessed]) -> str:
+    heads = (
+        ("picture", ""),
+        ("gain", "how far the expression went to the second's: 0 none, 1 all of the way"),
+        ("identity to first", "dlib's distance, below 0.6 is one person"),
+        ("identity to second", "dlib's distance"),
+        ("outside", "PSNR in dB to the photo outside the eyes, brows and mouth"),
+    )
+    head = "".join(f'<th title="{escape(note)}">{escape(name)}</th>' for name, note in heads)
+    rows = []
+    for one in measured:
+        numbers = (one.gain, one.to_person, one.to_driver, one.outside)
+        shown = [_number(value) for value in numbers]
+        thumb = image_tag(Picture(one.photo, 128), 64)
+        cells = "".join(f'<td class="number">{text}</td>' for text in shown)
+        rows.append(f"<tr><th>{thumb}{escape(one.name)}</th>{cells}</tr>")
+    return (
+        f'<div class="wide"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        '<p class="note">gain: how far the expression went from the first to the second (1: all '
+        "of the way), read from landmarks. identity: dlib's distance, below 0.6 is one person. "
+        "outside: PSNR in dB to the photo beside the eyes, brows and mouth.</p>"
+    )
+
+
+def _number(value: float) -> str:
+    if math.isnan(value):
+        return "no face"
+    return "equal" if math.isinf(value) else f"{value:.2f}"
+
+
+def _ranking(ranked: Ranked, draw: Callable[[np.ndarray], np.ndarray]) -> list[str]:
+    places = shown_masks(ranked)
+    pictures = dict(zip(places, _drawn(ranked, places, draw), strict=True))
+    best = [place for place in places if place < SHOWN]
+    figures = "".join(
+        f"<figure>{image_tag(Picture(pictures[place], 192), 96)}<figcaption>"
+        f"<b>{place + 1}</b> {ranked.score[place]:.2f}{_bits(ranked.masks[place])}"
+        f"<small>E {ranked.expression[place]:.2f} A {ranked.appearance[place]:.2f}</small>"
+        "</figcaption></figure>"
+        for place in best
+    )
+    return [
+        f"<h2>The best of {len(ranked.masks):,} masks</h2>",
+        '<p class="note">Squares are rows, from coarse to fine; a filled one comes from the '
+        "expression's face. E: what is left of the way to its expression (0: there). A: how far "
+        "the appearance went from the first's (0: kept).</p>",
+        f'<section class="row">{figures}</section>',
+        "<h2>All masks: expression against appearance</h2>",
+        f'<div class="plot">{_plot(ranked, pictures)}<div id="tip" hidden></div></div>',
+        "<h2>What each row does</h2>",
+        '<p class="note">The mean change of both losses over all masks when the row is taken from '
+        "the expression's face: a good row has a long bar to the left and none to the right.</p>",
+        _effects(row_effects(ranked)),
+    ]
+
+
+def _drawn(
+    ranked: Ranked, places: Sequence[int], draw: Callable[[np.ndarray], np.ndarray]
+) -> Photos:
+    return to_uint8(draw(ranked.masks[list(places)]))
+
+
+def _bits(mask: np.ndarray) -> str:
+    squares = "".join(
+        f'<rect x="{6 * i}" width="5" height="5" class="{"on" if bit else "off"}"/>'
+        for i, bit in enumerate(mask)
+    )
+    wide = 6 * len(mask)
+    return (
+        f'<svg class="bits" viewBox="0 0 {wide} 5" width="{min(wide, 96)}" height="7">'
+        f"<title>{mask_text(mask)}</title>{squares}</svg>"
+    )
+
+
+def _plot(ranked: Ranked, pictures: Mapping[int, Photo]) -> str:
+    """A scatter of all masks: expression to the right, appearance upwards; pictures on hover."""
+    x, y = ranked.expression, ranked.appearance
+    good = np.isfinite(x) & np.isfinite(y)
+    if not good.any():
+        return "<p>No mask has finite losses.</p>"
+    right, top = max(1.05, float(x[good].max())), max(1.05, float(y[good].max()))
+
+    def spot(place: int) -> tuple[float, float]:
+        return 46 + (WIDE - 60) * float(x[place]) / right, HIGH - 40 - (HIGH - 54) * float(
+            y[place]
+        ) / top
+
+    every = np.flatnonzero(good)
+    if len(every) > DOTS:
+        every = every[np.linspace(0, len(every) - 1, DOTS).astype(int)]
+    dots = "".join("M{:.1f} {:.1f}h0".format(*spot(int(place))) for place in every)
+    front = sorted(np.flatnonzero(ranked.front & good).tolist(), key=lambda place: x[place])
+    line = " ".join("{:.1f},{:.1f}".format(*spot(place)) for place in front)
+    marks, thumbs = [], []
+    for place, photo in pictures.items():
+        if not good[place]:
+            continue
+        across, down = spot(place)
+        kind = "best" if place == 0 else "front" if ranked.front[place] else "top"
+        text = f"{place + 1}: E {x[place]:.2f}, A {y[place]:.2f}"
+        marks.append(
+            f'<circle class="mark {kind}" tabindex="0" data-thumb="thumb{place}" '
+            f'cx="{across:.1f}" cy="{down:.1f}" r="{7 if place == 0 else 4}"/>'
+        )
+        image = image_tag(Picture(photo, 192), 96)
+        thumbs.append(f'<figure id="thumb{place}" hidden>{image}{escape(text)}</figure>')
+    ticks = "".join(
+        f'<text x="{46 + (WIDE - 60) * t / right:.0f}" y="{HIGH - 24}" text-anchor="middle">'
+        f'{t:g}</text><text x="40" y="{HIGH - 36 - (HIGH - 54) * t / top:.0f}" '
+        f'text-anchor="end">{t:g}</text>'
+        for t in (0, 0.5, 1)
+    )
+    return (
+        f'<svg class="scatter" viewBox="0 0 {WIDE} {HIGH}" role="img">'
+        f"<title>Expression and appearance losses of all masks</title>"
+        f'<path class="axis" d="M46 10V{HIGH - 40}H{WIDE - 8}"/>{ticks}'
+        f'<text x="{WIDE - 10}" y="{HIGH - 6}" text-anchor="end">E, expression left to go</text>'
+        f'<text x="14" y="12" transform="rotate(-90 14 12)" text-anchor="end">'
+        f"A, appearance lost</text>"
+        f'<path class="dots" d="{dots}"/><polyline points="{line}"/>'
+        f"{''.join(marks)}</svg>{''.join(thumbs)}"
+    )
+
+
+def _effects(effects: Float[np.ndarray, "rows 2"]) -> str:
+    most = float(np.nanmax(np.abs(effects), initial=1e-6))
+    rows = []
+    for row, (expression, appearance) in enumerate(effects):
+        if math.isnan(expression):
+            rows.append(f"<tr><th>row {row}</th><td colspan=2>not searched</td></tr>")
+            continue
+        bars = "".join(
+            f'<td><span class="bar {kind}" style="width:{90 * abs(value) / most:.0f}px;'
+            f'margin-left:{90 - (90 * abs(value) / most if value < 0 else 0):.0f}px"></span>'
+            f"<small>{value:+.2f}</small></td>"
+            for kind, value in (("e", expression), ("a", appearance))
+        )
+        rows.append(f"<tr><th>row {row}</th>{bars}</tr>")
+    return (
+        '<div class="wide"><table class="effects"><thead><tr><th></th><th>expression E</th>'
+        f"<th>appearance A</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+_STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #8882; --strong: #d9480f; }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 1.5rem auto; max-width: 70rem;
+  padding: 0 1rem; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin: 1.8rem 0 .5rem; }
+section { display: flex; flex-wrap: wrap; gap: .7rem; }
+figure { margin: 0; min-width: 0; } figcaption { font-size: .85rem; }
+figcaption small, td small { display: block; opacity: .7; }
+img { display: block; border-radius: 4px; max-width: 100%; height: auto; }
+.hero figure:last-child img { outline: 3px solid var(--strong); }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; }
+th, td { padding: .3rem .7rem; border-top: 1px solid var(--line); text-align: left; }
+thead th { border: 0; } tbody th { font-weight: 400; } tbody th img { margin-bottom: .2rem; }
+tbody tr:first-child th { font-weight: 600; }
+.number { text-align: right; font-variant-numeric: tabular-nums; }
+.note { font-size: .85rem; opacity: .8; max-width: 46rem; }
+.bits { display: block; } .bits rect { fill: var(--strong); } .bits .off { fill: #8886; }
+.plot { position: relative; max-width: 44rem; }
+.scatter { width: 100%; height: auto; background: var(--soft); border-radius: 6px; }
+.scatter text { font-size: 11px; fill: currentColor; }
+.axis { fill: none; stroke: currentColor; opacity: .5; }
+.dots { fill: none; stroke: currentColor; stroke-width: 2.4; stroke-linecap: round;
+  opacity: .25; }
+polyline { fill: none; stroke: var(--strong); stroke-width: 1.5; }
+.mark { fill: Canvas; stroke: var(--strong); stroke-width: 1.6; cursor: pointer; }
+.mark.top { stroke: currentColor; } .mark.best { fill: var(--strong); }
+.mark:focus { outline: none; } .mark:focus { stroke-width: 3.5; }
+#tip { position: absolute; background: Canvas; border: 1px solid var(--line); padding: .3rem;
+  border-radius: 6px; font-size: .8rem; pointer-events: none; z-index: 2; }
+.bar { display: inline-block; height: .7rem; vertical-align: middle; }
+.bar.e { background: var(--strong); } .bar.a { background: #1971c2; }
+.effects td { min-width: 200px; padding: .1rem .7rem; } .effects small { display: inline; }
+dl { display: flex; flex-wrap: wrap; gap: .4rem 1.6rem; }
+dt { font-size: .8rem; opacity: .7; } dd { margin: 0; overflow-wrap: anywhere; }
+@media (max-width: 600px) {
+  body { margin: .8rem auto; padding: 0 .7rem; }
+  .hero figure { flex: 1 1 45%; } .hero img { width: 100%; }
+  th, td { padding: .3rem .35rem; } .effects td { min-width: 120px; }
+}
+"""
+
+_SCRIPT = """
+const tip = document.getElementById("tip");
+if (tip) {
+  const plot = tip.parentElement;
+  const show = mark => {
+    tip.innerHTML = document.getElementById(mark.dataset.thumb).innerHTML;
+    tip.hidden = false;
+    const at = mark.getBoundingClientRect();
+    const box = plot.getBoundingClientRect();
+    const left = at.right - box.left + 8, most = box.width - tip.offsetWidth - 4;
+    tip.style.left = (left > most ? at.left - box.left - tip.offsetWidth - 8 : left) + "px";
+    const top = at.top - box.top - tip.offsetHeight / 2;
+    tip.style.top = Math.max(0, Math.min(top, box.height - tip.offsetHeight)) + "px";
+  };
+  for (const mark of document.querySelectorAll(".mark")) {
+    for (const kind of ["mouseenter", "focus", "click"])
+      mark.addEventListener(kind, () => show(mark));
+    for (const kind of ["mouseleave", "blur"])
+      mark.addEventListener(kind, () => { tip.hidden = true; });
+  }
+}
+"""
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; \
+style-src 'unsafe-inline'; script-src 'unsafe-inline'">
+<title>Expression transfer</title>
+<style>{style}</style>
+</head>
+<body>
+<h1>Expression transfer</h1>
+{body}
+<script>{script}</script>
+</body>
+</html>
+"""

@@ -1,0 +1,123 @@
+"""What goes into a transfer and what comes out of it."""
+
+import dataclasses
+import io
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from etils import epath
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image as Pillow
+
+from fxjax import align, mix
+from fxjax.types import Photo
+
+Pixels = UInt8[np.ndarray, "_ _ 3"]
+"""RGB bytes, where one function sees pictures of several sizes."""
+
+Picture = Pixels | epath.PathLike
+"""RGB bytes [height, width, 3], or a file to read."""
+
+Progress = Callable[[str, float], None]
+"""Called with a step's name and how much of it is done, 0 to 1."""
+
+PRESETS = {"paper": (3, 4)}  # rows that other work takes from the expression, without a search
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How to transfer.
+
+    `rows`: groups of rows that the search may take from the expression (None: every row on its
+    own); `keep_pose` leaves the rows up to 8 pixels, which carry the pose, to the person.
+    `weight` is that of the appearance in the score E + weight * A. `strength` moves the
+    chosen rows by 0 (none) to 1.5 times the way to the expression's. `mask` skips the search.
+    `score_size`: the pixels at which all masks are scored; if the generator's are more, the best
+    64 are scored again in full. `pull` holds codes near the mean, where rows mix well. `regions`
+    is how much more the eyes, brows and mouth count in the expression's loss.
+    """
+
+    steps: int = 300
+    rate: float = 0.05
+    pull: float = 0.0
+    rows: mix.Groups | None = None
+    keep_pose: bool = False
+    weight: float = 1.0
+    strength: float = 1.0
+    mask: tuple[bool, ...] | None = None
+    score_size: int = 64
+    regions: float = 10.0
+    poisson: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Located:
+    """A face in its photo: landmarks in the photo's pixels, and the aligned crop in [-1, 1]."""
+
+    photo: Photo
+    landmarks: align.Landmarks
+    crop: align.Crop
+
+    def in_crop(self) -> align.Landmarks:
+        """The landmarks in the crop's pixels."""
+        return align.transform(np.linalg.inv(self.crop.photo_from_crop), self.landmarks)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranked:
+    """Masks from best to worst, over all rows (1: the row is the expression's), and their losses.
+
+    `expression` is 1 for the person's own face and 0 for the driver's, `appearance` the other way
+    round; `score` = expression + weight * appearance. `front` marks those that no other beats in
+    both. The first `exact` were scored at full size.
+    """
+
+    masks: Bool[np.ndarray, "count rows"]
+    expression: Float[np.ndarray, " count"]
+    appearance: Float[np.ndarray, " count"]
+    score: Float[np.ndarray, " count"]
+    front: Bool[np.ndarray, " count"]
+    exact: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Transfer:
+    """What a transfer found.
+
+    `image` is the photo with its new expression, `face` the generator's new picture, `person` and
+    `driver` the faces as found, `reconstructions` what the generator makes of the two. `codes`
+    [3, rows, dim] are those of the person, of the driver, and the mixed one. `mask` was applied
+    (1: the row is the driver's); it was chosen from `ranked`, None if it was given or if the
+    photos are `alike`: then nothing changes. `curves` [2, steps] are the inversions' losses,
+    `seconds` the time of each step.
+    """
+
+    image: Photo
+    face: Pixels
+    person: Located
+    driver: Located
+    reconstructions: UInt8[np.ndarray, "2 _ _ 3"]
+    codes: Float[np.ndarray, "3 rows dim"]
+    mask: Bool[np.ndarray, " rows"]
+    ranked: Ranked | None
+    alike: bool
+    curves: Float[np.ndarray, "2 steps"]
+    seconds: dict[str, float]
+
+    def side_by_side(self, height: int = 384) -> Photo:
+        """The photo, the driver's photo and the result, beside each other on white."""
+        tiles = [_tile(photo, height) for photo in (self.person.photo, self.driver.photo)]
+        gap = np.full((height, 8, 3), 255, np.uint8)
+        return np.concatenate([tiles[0], gap, tiles[1], gap, _tile(self.image, height)], axis=1)
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        Pillow.fromarray(self.side_by_side()).save(buffer, "PNG")
+        return buffer.getvalue()
+
+
+def _tile(photo: Pixels, height: int) -> Pixels:
+    width = max(1, round(photo.shape[1] * height / photo.shape[0]))
+    way = cv2.INTER_AREA if height < photo.shape[0] else cv2.INTER_CUBIC
+    return cv2.resize(photo, (width, height), interpolation=way)

@@ -1,0 +1,180 @@
+"""Transfers on a real photo with a tiny random generator: what is chosen, and what changes."""
+
+import dataclasses
+import io
+from typing import Any
+
+import cv2
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import skimage.data
+from facemodels import save_models
+from PIL import Image
+
+from fxjax import align, assess, transfer_report
+from fxjax.engine import Engine
+from fxjax.images import load_image, save_image
+from fxjax.mix import mixed
+from fxjax.transfer_types import Settings
+
+ASTRONAUT = skimage.data.astronaut()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Any:
+    folder = tmp_path_factory.mktemp("models")
+    save_models(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def engine(models) -> Engine:
+    return Engine(models / "model", models / "vgg", Settings(steps=30, rate=0.1))
+
+
+def variant(engine: Engine, models, **changes: Any) -> Engine:
+    settings = dataclasses.replace(engine.settings, **changes)
+    return Engine(models / "model", models / "vgg", settings, detector=engine.detector)
+
+
+@pytest.fixture(scope="module")
+def driver() -> np.ndarray:
+    """The same face mirrored and darker: another picture, of another size."""
+    return (ASTRONAUT[:300, ::-1] * 0.7).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def result(engine, driver):
+    (found,) = engine(ASTRONAUT, driver)
+    return found
+
+
+def test_all_masks_are_ranked_and_the_best_is_applied(engine, result):
+    ranked = result.ranked
+    assert ranked is not None
+    assert ranked.masks.shape == (256, 8)
+    assert len(np.unique(ranked.masks, axis=0)) == 256
+    assert (np.diff(ranked.score) >= 0).all()
+    np.testing.assert_array_equal(result.mask, ranked.masks[0])
+    np.testing.assert_allclose(ranked.score, ranked.expression + ranked.appearance, rtol=1e-5)
+    none, everything = ~ranked.masks.any(axis=1), ranked.masks.all(axis=1)
+    assert ranked.expression[none] == pytest.approx(1, abs=1e-5)
+    assert ranked.appearance[none] == pytest.approx(0, abs=1e-5)
+    assert ranked.expression[everything] == pytest.approx(0, abs=1e-5)
+    assert ranked.appearance[everything] == pytest.approx(1, abs=1e-5)
+    assert ranked.front[0]  # what no other beats in the sum, none beats in both
+    wanted = mixed(*map(jnp.asarray, result.codes[:2]), result.mask[None])[0]
+    np.testing.assert_allclose(result.codes[2], wanted, atol=1e-6)
+
+
+def test_only_the_face_changes(result):
+    assert result.image.shape == ASTRONAUT.shape
+    place = result.person.crop.photo_from_crop
+    corners = align.corners(place, len(result.person.crop.image)).round().astype(np.int32)
+    reach = 4 * int(np.ptp(corners[:, 0])) // 32  # of the kernel that enlarges the crop
+    inside = cv2.fillConvexPoly(np.zeros((512, 512), np.uint8), corners, (1,))
+    inside = cv2.dilate(inside, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)) > 0
+    assert (result.image != ASTRONAUT).any()
+    np.testing.assert_array_equal(result.image[~inside], ASTRONAUT[~inside])
+    face = align.region_masks(result.person.landmarks, 512, feather=0.1).face > 0
+    away = np.abs(result.image.astype(int) - ASTRONAUT)
+    assert away[inside & ~face].mean() < 0.1 * away[face].mean()
+
+
+def test_the_same_photo_twice_gives_it_back(engine):
+    (same,) = engine(ASTRONAUT, ASTRONAUT)
+    assert same.alike
+    assert same.ranked is None
+    np.testing.assert_array_equal(same.image, ASTRONAUT)
+
+
+def test_a_given_mask_skips_the_search(engine, models, driver, result):
+    mask = tuple(bool(bit) for bit in result.mask)
+    (found,) = variant(engine, models, mask=mask)(ASTRONAUT, driver)
+    assert found.ranked is None
+    np.testing.assert_array_equal(found.image, result.image)
+    with pytest.raises(ValueError, match="a mask of 3 bits: this model has 8 rows"):
+        variant(engine, models, mask=(True, False, True))
+
+
+def test_strength_goes_from_nothing_to_beyond(engine, models, driver, result):
+    mask = tuple(bool(bit) for bit in result.mask)
+    (none,) = variant(engine, models, mask=mask, strength=0.0)(ASTRONAUT, driver)
+    np.testing.assert_array_equal(none.image, ASTRONAUT)
+    (more,) = variant(engine, models, mask=mask, strength=1.5)(ASTRONAUT, driver)
+    step = np.abs(result.codes[2] - result.codes[0]).sum()
+    assert np.abs(more.codes[2] - more.codes[0]).sum() == pytest.approx(1.5 * step, rel=1e-4)
+
+
+def test_the_pose_can_be_kept(engine, models, driver):
+    (found,) = variant(engine, models, keep_pose=True)(ASTRONAUT, driver)
+    assert found.ranked is not None
+    assert len(found.ranked.masks) == 32
+    assert not found.ranked.masks[:, :3].any()
+
+
+def test_masks_scored_small_are_scored_again_in_full(engine, models, result):
+    small = variant(engine, models, score_size=8)
+    codes = [jnp.asarray(code) for code in result.codes[:2]]
+    ranked = small.rank(*codes, (result.person, result.driver))
+    assert ranked is not None
+    assert ranked.exact == 64
+    full = {tuple(mask): i for i, mask in enumerate(result.ranked.masks)}
+    places = [full[tuple(mask)] for mask in ranked.masks[:64]]
+    np.testing.assert_allclose(ranked.score[:64], result.ranked.score[places], rtol=1e-4)
+    assert (np.diff(ranked.score[:64]) >= 0).all()
+    assert abs(ranked.score[64:] - result.ranked.score[-192:]).max() > 1e-3  # those are not
+
+
+def test_a_photo_without_a_face_is_named(engine, tmp_path):
+    save_image(tmp_path / "wall.png", np.full((200, 300, 3), 120, np.uint8))
+    with pytest.raises(ValueError, match=r"wall\.png: no face was found"):
+        engine(tmp_path / "wall.png", ASTRONAUT)
+    with pytest.raises(ValueError, match="choose one"):
+        engine(ASTRONAUT, two_faces(), driver_face="all")
+
+
+def two_faces() -> np.ndarray:
+    return np.concatenate([ASTRONAUT, ASTRONAUT[:, ::-1]], axis=1)
+
+
+def test_all_faces_of_a_photo_change_together(engine, driver):
+    photo = two_faces()
+    first, last = engine(photo, (driver * 0.6).astype(np.uint8), face="all")
+    changed = (last.image != photo).any(axis=(0, 2))
+    assert changed[:512].any()
+    assert changed[512:].any()
+    assert not (first.image != photo).any(axis=(0, 2))[512:].any()
+
+
+def test_a_result_shows_itself(result):
+    picture = Image.open(io.BytesIO(result._repr_png_()))
+    assert picture.size[1] == 384
+
+
+def test_row_effects_against_their_definition(result):
+    ranked = result.ranked
+    effects = transfer_report.row_effects(ranked)
+    taken = ranked.masks[:, 5]
+    wanted = ranked.appearance[taken].mean() - ranked.appearance[~taken].mean()
+    assert effects[5, 1] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_judges_know_the_copy_from_the_driver(engine, result):
+    judges = assess.Judges(engine.detector)
+    rows = {row.name: row for row in assess.table(engine, judges, result)}
+    own = rows["copy of the first"]
+    assert own.gain == pytest.approx(0, abs=1e-6)
+    assert own.to_person == 0
+    assert own.outside == np.inf
+    assert {"result", "the second's face", "pasted mouth", "pasted lower face"} <= rows.keys()
+    assert rows["the second's face"].to_driver < rows["the second's face"].to_person + 0.3
+
+
+def test_saved_pictures_say_that_they_are_edited(tmp_path):
+    for name in ("a.png", "a.jpg"):
+        save_image(tmp_path / name, ASTRONAUT, note="Edited: test")
+        with Image.open(tmp_path / name) as picture:
+            assert picture.getexif()[270] == "Edited: test"
+    np.testing.assert_array_equal(load_image(tmp_path / "a.png"), ASTRONAUT)

@@ -1,0 +1,240 @@
+"""The commands of transfer: one pair, many pairs (kill and resume), sweeps, and frames."""
+
+import csv
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+from facemodels import save_models
+from PIL import Image
+
+from experiments import batch, sweep_masks, transfer, transfer_batch, transfer_video
+from experiments.masks import read_mask, read_rows
+from fxjax.images import load_image, save_image
+
+ASTRONAUT = skimage.data.astronaut()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Any:
+    """Models, two people, and two drivers of which one shows nobody."""
+    home = tmp_path_factory.mktemp("home")
+    save_models(home)
+    face = ASTRONAUT[:256, 96:352]
+    save_image(home / "people" / "ann.png", face)
+    save_image(home / "people" / "bob.jpg", (face[:, ::-1] * 0.8).astype(np.uint8))
+    save_image(home / "drivers" / "cat.png", (face * 0.6).astype(np.uint8))
+    save_image(home / "drivers" / "wall.png", np.full((128, 128, 3), 90, np.uint8))
+    return home
+
+
+def models(home) -> dict[str, Any]:
+    return {"model": str(home / "model"), "features": str(home / "vgg"), "steps": 10}
+
+
+def rows_of(path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_one_pair(home, tmp_path, capsys):
+    config = transfer.Config(
+        appearance=str(home / "people" / "ann.png"),
+        expression=str(home / "drivers" / "cat.png"),
+        out=str(tmp_path / "out"),
+        top=3,
+        **models(home),
+    )
+    transfer.main(config)
+    out = tmp_path / "out"
+    assert "report.html" in capsys.readouterr().out
+    with Image.open(out / "result.png") as picture:
+        assert picture.size == (256, 256)
+        assert "Edited" in picture.getexif()[270]
+    assert (out / "side_by_side.png").exists()
+    assert not (load_image(out / "result_2.png") == load_image(out / "result_3.png")).all()
+    ranking = rows_of(out / "ranking.csv")
+    assert len(ranking) == 256
+    assert len({row["mask"] for row in ranking}) == 256
+    scores = [float(row["score"]) for row in ranking]
+    assert scores == sorted(scores)
+    assert {row["pareto"] for row in ranking} == {"0", "1"}
+    with np.load(out / "codes.npz", allow_pickle=False) as arrays:
+        assert arrays["ws"].shape == (3, 8, 16)
+        assert "".join(str(int(bit)) for bit in arrays["mask"]) == ranking[0]["mask"]
+    page = (out / "report.html").read_text()
+    assert "://" not in page
+    assert "pasted mouth" in page
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"expression": "{home}/drivers/wall.png"}, "wall.png: no face was found"),
+        ({"appearance": "{home}/nobody.png"}, "no picture file at"),
+        ({"mask": "0110"}, "a mask of 4 bits: this model has 8 rows"),
+        ({"mask": "01x"}, "--mask=01x: want 0s and 1s"),
+        ({"rows": "2-4,3"}, "each in one group at most"),
+        ({"rows": "a"}, "--rows=a: want all, or rows"),
+        ({"strength": 2.0}, "--strength=2.0: want 0"),
+        ({"face": "7"}, "7"),
+        ({"model": "nothing"}, "no model 'nothing'"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(home, tmp_path, changes, message):
+    changed = {k: v.format(home=home) if isinstance(v, str) else v for k, v in changes.items()}
+    options: dict[str, Any] = {
+        "appearance": str(home / "people" / "ann.png"),
+        "expression": str(home / "drivers" / "cat.png"),
+        "out": str(tmp_path / "out"),
+        **models(home),
+        **changed,
+    }
+    with pytest.raises((ValueError, OSError), match=None) as error:
+        transfer.main(transfer.Config(**options))
+    assert message in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_and_masks_as_written():
+    assert read_rows("all") is None
+    assert read_rows("0-2,5,6+7") == ((0,), (1,), (2,), (5,), (6, 7))
+    assert read_mask(None) is None
+    assert read_mask("0110") == (False, True, True, False)
+
+
+def batch_config(home, out, **changes: Any) -> Any:
+    options: dict[str, Any] = {
+        "appearance": str(home / "people"), "expression": str(home / "drivers"), "out": str(out),
+        **models(home), **changes,
+    }  # fmt: skip
+    return transfer_batch.Config(**options)
+
+
+@pytest.fixture(scope="module")
+def done(home, tmp_path_factory) -> Any:
+    out = tmp_path_factory.mktemp("batch") / "out"
+    with pytest.raises(SystemExit, match=r"2 of 4 pairs failed"):
+        transfer_batch.main(batch_config(home, out))
+    return out
+
+
+def test_a_batch_goes_on_past_a_bad_photo(done):
+    rows = {row["pair"]: row for row in rows_of(done / "results.csv")}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "ann__cat": "ok", "ann__wall": "failed", "bob__cat": "ok", "bob__wall": "failed",
+    }  # fmt: skip
+    assert "no face" in rows["ann__wall"]["message"]
+    assert {path.stem for path in (done / "results").iterdir()} == {"ann__cat", "bob__cat"}
+    (summary,) = (row for row in rows_of(done / "summary.csv") if row["method"] == "result")
+    assert summary["pairs"] == "2"
+    assert "ann__wall" in (done / "report.html").read_text()
+
+
+def test_a_killed_batch_goes_on_to_the_same_results(home, done, tmp_path):
+    out = tmp_path / "out"
+    flags = dataclasses.asdict(batch_config(home, out))
+    command = [sys.executable, "-m", "experiments.transfer_batch"]
+    command += [f"--{name}={value}" for name, value in flags.items() if value is not None]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 240
+        while time.monotonic() < deadline and not list((out / "state").glob("*.json")):
+            time.sleep(0.1)
+            assert process.poll() is None, "it ended before a pair was done"
+        process.send_signal(signal.SIGKILL)
+    before = {path: path.stat().st_mtime_ns for path in (out / "codes").glob("*.npz")}
+    assert 0 < len(before) < 2 or len(list((out / "state").glob("*.json"))) < 4
+    ended = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    assert ended.returncode == 1
+    assert "2 of 4 pairs failed" in ended.stderr
+    for path in (done / "codes").glob("*.npz"):
+        with np.load(path) as one, np.load(out / "codes" / path.name) as other:
+            np.testing.assert_array_equal(one["ws"], other["ws"])
+    for path in before:
+        assert path.stat().st_mtime_ns == before[path]
+    for path in (done / "results").iterdir():
+        np.testing.assert_array_equal(load_image(path), load_image(out / "results" / path.name))
+
+
+def test_a_table_of_pairs(home, tmp_path):
+    shutil.copytree(home / "people", tmp_path / "people")
+    table = tmp_path / "pairs.csv"
+    table.write_text("appearance,expression\npeople/ann.png,people/bob.jpg\n")
+    config = batch_config(home, tmp_path / "out", appearance=None, expression=None)
+    (pair,) = batch.read_pairs(dataclasses.replace(config, pairs=str(table)))
+    assert pair.name == "ann__bob"
+    table.write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="columns appearance and expression"):
+        batch.read_pairs(dataclasses.replace(config, pairs=str(table)))
+    with pytest.raises(ValueError, match="give either --pairs"):
+        batch.read_pairs(config)
+
+
+def test_a_sweep_of_masks(home, tmp_path):
+    out = tmp_path / "out"
+    people = str(home / "people")
+    config = sweep_masks.Config(
+        appearance=people, expression=people, out=str(out), rows="0-3,5", **models(home)
+    )
+    sweep_masks.main(config)
+    rows = rows_of(out / "rows.csv")
+    assert len(rows) == 8
+    assert rows[4]["expression"] == ""  # it was not searched
+    with np.load(out / "scores" / "ann__bob.npz") as arrays:
+        taken, losses = arrays["masks"][:, 2], arrays["expression"]
+        first = losses[taken].mean() - losses[~taken].mean()
+    with np.load(out / "scores" / "bob__ann.npz") as arrays:
+        taken, losses = arrays["masks"][:, 2], arrays["expression"]
+        second = losses[taken].mean() - losses[~taken].mean()
+    assert float(rows[2]["expression"]) == pytest.approx((first + second) / 2, rel=1e-3)
+    masks = {row["pair"]: row["mask"] for row in rows_of(out / "masks.csv")}
+    assert all(mask[4] == mask[6] == mask[7] == "0" for mask in masks.values())
+    assert "Which rows carry what" in (out / "report.html").read_text()
+
+
+def video_config(home, out, driver, **changes: Any) -> transfer_video.Config:
+    return transfer_video.Config(
+        appearance=str(home / "people" / "ann.png"),
+        driver=str(driver),
+        out=str(out),
+        frame_steps=5,
+        **models(home),
+        **changes,
+    )
+
+
+def test_frames_drive_a_photo(home, tmp_path):
+    frames = tmp_path / "frames"
+    cat, wall = (load_image(home / "drivers" / f"{name}.png") for name in ("cat", "wall"))
+    for number, photo in enumerate((cat, wall, cat[:, ::-1])):
+        save_image(frames / f"{number}.png", photo)
+    out = tmp_path / "out"
+    transfer_video.main(video_config(home, out, frames))
+    assert [row["status"] for row in rows_of(out / "frames.csv")] == ["ok", "no_face", "ok"]
+    drawn = [load_image(out / "frames" / f"{number:06d}.png") for number in range(3)]
+    np.testing.assert_array_equal(drawn[0], drawn[1])  # it keeps the expression before
+    assert (drawn[1] != drawn[2]).any()
+    video = cv2.VideoCapture(str(out / "result.mp4"))
+    assert int(video.get(cv2.CAP_PROP_FRAME_COUNT)) == 3
+    before = {path: path.stat().st_mtime_ns for path in (out / "codes").iterdir()}
+    transfer_video.main(video_config(home, out, frames))  # what is done is not done again
+    assert {path: path.stat().st_mtime_ns for path in (out / "codes").iterdir()} == before
+    with pytest.raises(ValueError, match="other settings"):
+        transfer_video.main(video_config(home, out, frames, weight=2.0))
+
+
+def test_a_video_that_cannot_be_read_is_refused(home, tmp_path):
+    (tmp_path / "talk.mp4").write_bytes(b"no video" * 100)
+    with pytest.raises(ValueError, match="cannot be read as a video"):
+        transfer_video.main(video_config(home, tmp_path / "out", tmp_path / "talk.mp4"))
+    with pytest.raises(FileNotFoundError, match="no video or folder"):
+        transfer_video.main(video_config(home, tmp_path / "out", tmp_path / "none.mp4"))
