@@ -17,15 +17,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test test-oldest test-newest lint clean
 
-# Converts a file in an official format (random weights), checks it against what the original code
-# computed, and draws pictures from it.
+# Gives a face of the shipped generator (of no real person) the expression of a real photo.
 demo: .venv/stamp
-	$(BIN)/python -m converters.convert --src=tests/data/ada_torch_32/network.pkl \
-		--dst=$(DEMO)/model --overwrite
-	$(BIN)/python -m converters.verify --model=$(DEMO)/model --reference=tests/data/ada_torch_32
-	$(BIN)/python -m experiments.sample --model=$(DEMO)/model --seeds=0-15 --mix=16-19 \
-		--out=$(DEMO)/pictures
-	@echo "The pictures are in $(DEMO)/pictures (random weights: patterns, not faces)."
+	mkdir -p $(DEMO)
+	$(BIN)/python -c "import skimage.data, skimage.io; \
+		skimage.io.imsave('$(DEMO)/driver.png', skimage.data.astronaut())"
+	$(BIN)/python -m experiments.transfer --appearance=fxjax/zoo/faces/samples/$(FACE).png \
+		--expression=$(DEMO)/driver.png --out=$(DEMO)/transfer
+	@echo "Open $(DEMO)/transfer/report.html"
 
 test: lint
 	$(BIN)/python -m pytest -m "not slow"

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from experiments import inversion, invert, worklist
 from experiments.masks import read_rows
 from experiments.photos import find, photo_names
-from fxjax import align, files, images
+from fxjax import align, files, images, zoo
 from fxjax.transfer_types import Located, Settings
 from fxjax.types import Codes
 
@@ -134,7 +134,7 @@ def invert_all(config: Pairs, pairs: Sequence[Pair]) -> dict[epath.Path, worklis
         files.write(out / "photos.txt", lines.encode())
     own = inversion.Config(
         model=config.model,
-        features=config.features or config.model,
+        features=str(config.features or zoo.features_of(config.model)),
         images=str(out / "photos.txt"),
         out=str(folder),
         loss="both",
@@ -199,10 +199,10 @@ def each(
         files.write(_place(out, pair), text.encode())
     found = []
     for pair in pairs:
-        while (row := _row(out, pair, mark)) is None:
+        while (done := _row(out, pair, mark)) is None:
             time.sleep(0.5)  # another process is at it
         photos = {"appearance": str(pair.appearance), "expression": str(pair.expression)}
-        found.append({"pair": pair.name, **photos, **row})
+        found.append({"pair": pair.name, **photos, **done})
     return found
 
 

@@ -59,20 +59,23 @@ def main(config: Config) -> None:
     sheet = [measures.draw(generator, 32, psi, config.seed) for psi in (1.0, 0.7)]
     save_image(out / "samples.png", contact_sheet(np.concatenate(sheet), 8))
 
-    samples = measures.draw(generator, max(config.samples, config.copies), 1.0, config.seed)
+    count = max(config.samples, config.copies)
+    samples = measures.draw(generator, count, 1.0, config.seed)
+    print(f"who {count} samples show: about {count * 0.1 / 60:.1f} CPU-minutes", flush=True)
+    identities = judge.embed(samples)
     references = faces.small[measures.trained_on(faces, config.references)]
     if config.samples:
         print(f"distances of {config.samples} samples to {len(references)} pictures", flush=True)
         chosen = samples[: config.samples]
         embed = lambda pictures: measures.pooled(features, pictures)
-        found["distance_pooled"], _ = measures.distances(embed, embed(chosen), references)
-        known = judge.embed(chosen)
-        found["distance_identity"], _ = measures.distances(judge.embed, known, references)
+        found["distance_pooled"] = measures.distances(embed, embed(chosen), references)
+        chosen = identities[: config.samples]
+        found["distance_identity"] = measures.distances(judge.embed, chosen, references)
     if config.copies:
         print(f"copies among {config.copies} samples", flush=True)
         trained = judge.embed(faces.small[faces.weights > 0][: config.references])
         apart = judge.embed(faces.small[measures.held_back(faces, 1000)])
-        found["copies"] = measures.copies(judge.embed(samples[: config.copies]), trained, apart)
+        found["copies"] = measures.copies(identities[: config.copies], trained, apart)
     if config.detections:
         print(f"faces in {config.detections} samples", flush=True)
         found["detection"] = {

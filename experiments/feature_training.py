@@ -8,12 +8,11 @@ import time
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jaxtyping import Float
 
-from fxjax import checkpoint, data, files, images, snapshot, train_features
+from experiments import labelled_faces
+from fxjax import checkpoint, files, images, snapshot, train_features
 from fxjax.nn.vgg16 import VGG16
 from fxjax.train_features import Faces, Settings, TrainState
 from fxjax.types import Images
@@ -22,8 +21,6 @@ PRESETS = {
     "faces": Settings(),
     "smoke": Settings(widths=(4, 4, 8, 8), size=16, batch=8, kviews=0.16, embedding=8),
 }
-TRUSTED = 4.0  # pixels of 256 by which two landmarkers may differ
-LABELS = ("filename", "source_path", "source_id", "kind", "attribute", "level", "training_weight")
 SCALING = 128  # pictures whose mean squares the features are scaled by
 JUDGED = 256  # held-back pictures on which the tasks are measured, at most
 
@@ -51,7 +48,7 @@ def run(options: Run, settings: Settings) -> None:
             f"--batch={settings.batch} must be even and --size={settings.size} a multiple of "
             f"{1 << len(settings.widths)}, which {len(settings.widths)} blocks halve it by"
         )
-    faces, held_back = read_faces(options, settings)
+    faces, held_back = labelled_faces.read(options.data, options.table, options.landmarks, settings)
     ratings = faces.ratings.shape[1]
     state = restore(options.out, settings, ratings)
     if state is None:
@@ -71,67 +68,6 @@ def run(options: Run, settings: Settings) -> None:
         print(f"stopped after {int(state.views)} views; the same command goes on from there")
         raise KeyboardInterrupt
     print(f"finished after {int(state.views)} views")
-
-
-def read_faces(options: Run, settings: Settings) -> tuple[Faces, Faces]:
-    """The faces to train on, and those held back. ValueError if labels are missing."""
-    pictures, names = data.read_pictures(options.data, 2 * settings.size)
-    weights = data.read_weights(options.table, names)
-    rows = {row["filename"]: row for row in data.read_table(options.table)}
-    source = files.absolute(options.landmarks)
-    if not source.exists():
-        raise FileNotFoundError(f"no landmark file at {source}")
-    try:
-        with source.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            places = {name: k for k, name in enumerate(arrays["filename"].tolist())}
-            landmarks, check = arrays["landmarks"], arrays["check_px"]
-    except (KeyError, ValueError, OSError) as error:
-        raise ValueError(f"{source} lacks filename, landmarks or check_px: {error}") from None
-    if missing := [name for name in names if name not in places]:
-        raise ValueError(f"{source} lacks {len(missing)} pictures, the first is {missing[0]}")
-    chosen = [places[name] for name in names]
-    ratings, rated = _ratings([rows[name] for name in names], weights > 0)
-    people = {rows[name]["kind"] + rows[name]["source_id"] for name in names}
-    number = {person: k for k, person in enumerate(sorted(people))}
-    side = 2 * settings.size
-    columns = {
-        "pictures": pictures,
-        "weights": weights,
-        "people": np.asarray(
-            [number[rows[name]["kind"] + rows[name]["source_id"]] for name in names], np.int32
-        ),
-        # pixel centres at whole numbers, so the middle of 256 pixels is at 127.5
-        "landmarks": ((landmarks[chosen] - 127.5) * (side / 256)).astype(np.float32),
-        "located": check[chosen] <= TRUSTED,
-        "ratings": ratings,
-        "rated": rated,
-    }
-
-    def part(kept: np.ndarray, least: int, what: str) -> Faces:
-        if kept.sum() < least:
-            raise ValueError(f"{options.data} has {kept.sum()} pictures {what}; want {least}")
-        return Faces(**{name: jnp.asarray(column[kept]) for name, column in columns.items()})
-
-    return part(weights > 0, settings.batch, "to train on"), part(weights == 0, 1, "held back")
-
-
-def _ratings(
-    rows: list[dict[str, str]], trained: np.ndarray
-) -> tuple[Float[np.ndarray, "count ratings"], np.ndarray]:
-    """Standardised ratings (0 where there is none), and which pictures have them."""
-    columns = [name for name in rows[0] if name not in LABELS]
-    rated = np.asarray([all(row[name] for name in columns) for row in rows])
-    if not columns or not (rated & trained).any():
-        raise ValueError("the table has no columns of ratings, or no rated picture to train on")
-    values = np.zeros((len(rows), len(columns)), np.float32)
-    values[rated] = [
-        [float(row[name]) for name in columns]
-        for row, known in zip(rows, rated, strict=True)
-        if known
-    ]
-    known = values[rated & trained]
-    scaled = (values - known.mean(0)) / np.maximum(known.std(0), 1e-3)
-    return np.where(rated[:, None], scaled, 0).astype(np.float32), rated
 
 
 def _loop(

@@ -107,7 +107,7 @@ def enlarge(picture: Photo) -> Photo:
 def draw(generator: Generator, count: int, psi: float, seed: int) -> Photos:
     """Samples; the first ones do not depend on how many are asked for."""
     made = []
-    for first in range(0, count, BATCH):
+    for first in range(0, max(count, 1), BATCH):
         key = jax.random.fold_in(jax.random.key(seed), first)
         made.append(np.asarray(_draw(generator, key, psi)))
     return np.concatenate(made)[:count]
@@ -148,7 +148,8 @@ class Judge:
 
     def embed(self, pictures: Iterable[Photo]) -> Float[np.ndarray, "_ 128"]:
         """Who the pictures show, cut at the usual place: bad pictures count as well."""
-        return np.stack([self.identity(enlarge(picture), self.place) for picture in pictures])
+        found = [self.identity(enlarge(picture), self.place) for picture in pictures]
+        return np.stack(found) if found else np.zeros((0, 128))
 
     def rate(self, pictures: Photos) -> float:
         """The share of pictures in which the plain detector finds a face."""
@@ -159,11 +160,8 @@ def distances(
     embed: Callable[[Iterable[Photo]], Float[np.ndarray, "_ _"]],
     samples: Float[np.ndarray, "_ _"],
     references: Photos,
-) -> tuple[dict[str, float], Float[np.ndarray, "_ _"]]:
-    """Distances of embedded samples to the data, and of the data's halves to each other.
-
-    Also returns the embedded data.
-    """
+) -> dict[str, float]:
+    """Distances of embedded samples to the data, and of the data's halves to each other."""
     known = embed(references)
     half = len(known) // 2
     kernel = frechet.kernel_distance(samples, known)
@@ -174,7 +172,7 @@ def distances(
         "kernel": kernel.distance,
         "kernel_error": kernel.error,
         "kernel_between_halves_of_the_data": floor.distance,
-    }, known
+    }
 
 
 def copies(

@@ -30,17 +30,17 @@ from fxjax.nn.generator import Generator, synthesize
 class Config:
     """Each field is a flag."""
 
-    model: Annotated[str, "generator: a model folder or the name of a model of fxjax"]
     images: Annotated[str, "photos: a folder (with all below it), a glob, or a file"]
     out: Annotated[str, "folder for all results"]
-    features: Annotated[str | None, "VGG16 model folder; without it the loss is pixels"] = None
+    model: Annotated[str, "generator: a model folder or the name of a shipped model"] = "faces"
+    features: Annotated[str, "VGG16: a model folder, a shipped model, or none"] = "faces"
     steps: Annotated[int, "optimiser steps per face"] = 500
     rate: Annotated[float, "learning rate"] = 0.05
     optimizer: Annotated[Literal["adam", "sgd", "lbfgs"], "how to search"] = "adam"
     batch: Annotated[int, "faces at once; 0 is what the free memory holds"] = 0
     loss: Annotated[
         Literal["pixels", "perceptual", "both"] | None,
-        "what to compare; None is perceptual with --features, else pixels",
+        "what to compare; None is both with --features, else pixels",
     ] = None
     layers: Annotated[tuple[str, ...], "VGG16 layers of the loss"] = ("block3_conv3",)
     pixel_weight: Annotated[float, "weight of the pixels in --loss=both"] = 1.0
@@ -72,7 +72,7 @@ class Config:
 
 def shas(config: Config) -> dict[str, str]:
     """The sha256 of the models' files, as their cards say."""
-    parts = {"generator": config.model, "features": config.features}
+    parts = {"generator": config.model, "features": features_of(config)}
     found = {}
     for part, name in parts.items():
         if name is not None:
@@ -95,8 +95,8 @@ def prepare(config: Config) -> Search:
     mesh = sharding.mesh(local[: config.devices or len(local)])
     dtype = jnp.dtype(config.dtype)
     generator, features = load(config.model, part="generator", dtype=dtype), None
-    if config.features is not None:
-        features = load(config.features, part="features", dtype=dtype)
+    if (name := features_of(config)) is not None:
+        features = load(name, part="features", dtype=dtype)
     elif kind_of(config) != "pixels":
         raise ValueError(f"--loss={config.loss} needs --features=DIR, a converted VGG16")
     elif jax.process_index() == 0:
@@ -139,9 +139,14 @@ def tuner(config: Config, search: Search) -> Tuner | None:
     return Tuner(search, settings, shas(config)["generator_sha256"])
 
 
+def features_of(config: Config) -> str | None:
+    """The feature network's name or folder, if there is to be one."""
+    return None if config.features == "none" else config.features
+
+
 def kind_of(config: Config) -> str:
     """The loss's name."""
-    return config.loss or ("pixels" if config.features is None else "perceptual")
+    return config.loss or ("pixels" if features_of(config) is None else "both")
 
 
 def space_of(text: str) -> Any:

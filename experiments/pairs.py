@@ -3,7 +3,7 @@
     python -m experiments.pairs --table=omi_train.csv --landmarks=omi_train_landmarks.npz \
         --dst=pairs.csv
 
-Both directions of each couple are listed (`file_a`: who is to change, `file_b`: whose expression).
+Both directions of each couple are listed (`appearance`: who is to change, `expression`: whose).
 A couple's heads look the same way, so that it differs in expression and not in pose.
 """
 
@@ -30,7 +30,7 @@ class Config:
 
     table: Annotated[str, "omi_train.csv, with the column happy"]
     landmarks: Annotated[str, "omi_train_landmarks.npz"]
-    dst: Annotated[str, "CSV to write: file_a, file_b"] = "pairs.csv"
+    dst: Annotated[str, "CSV to write: appearance, expression"] = "pairs.csv"
     count: Annotated[int, "pairs: both directions of half as many couples"] = 60
     straight: Annotated[float, "highest rating happy, 0-100, of a straight face"] = 45.0
     smiling: Annotated[float, "lowest rating happy of a smiling face"] = 65.0
@@ -106,7 +106,7 @@ def main(config: Config) -> None:
     """Writes the list."""
     found = pairs(config)
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([("file_a", "file_b"), *found])
+    csv.writer(text, lineterminator="\n").writerows([("appearance", "expression"), *found])
     files.write(config.dst, text.getvalue().encode())
     print(f"wrote {len(found)} pairs to {config.dst}")
 

@@ -8,7 +8,6 @@ import functools
 import io
 import json
 import math
-import pathlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ from experiments import worklist
 from experiments.worklist import Entry
 from fxjax import files, invert, losses, sharding
 from fxjax.images import from_uint8, to_uint8
+from fxjax.memory import free_memory
 from fxjax.nn.generator import synthesize
 from fxjax.types import Codes, Images, Photos
 
@@ -226,28 +226,10 @@ class Search:
         )
         analysis = lowered.compile().memory_analysis()
         need = max(1, 0 if analysis is None else analysis.temp_size_in_bytes)
-        free = _free_memory(mesh.devices.flat[0], devices)
+        free = free_memory(mesh.devices.flat[0], devices)
         most = MOST.get(mesh.devices.flat[0].platform, MOST_ELSEWHERE)
         held = min(most, SHARE * free / need, math.ceil(count / devices))
         return devices * 2 ** max(0, math.floor(math.log2(max(held, 1))))
-
-
-def _free_memory(device: Any, devices: int) -> float:
-    """Bytes for each device; on CPUs, the machine's (or the container's) shared among them."""
-    stats = device.memory_stats()
-    if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    free = 4.0 * 2**30
-    memory = pathlib.Path("/proc/meminfo")
-    if memory.exists():
-        lines = dict(line.split(":") for line in memory.read_text().splitlines())
-        free = float(lines["MemAvailable"].split()[0]) * 1024
-    group = pathlib.Path("/sys/fs/cgroup")
-    if (group / "memory.max").exists() and (group / "memory.current").exists():
-        limit = (group / "memory.max").read_text().strip()
-        if limit != "max":
-            free = min(free, float(limit) - float((group / "memory.current").read_text()))
-    return free / devices
 
 
 def _save(

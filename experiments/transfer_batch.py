@@ -52,9 +52,8 @@ def main(config: Config) -> None:
     judges = assess.Judges(engine.detector)
 
     def work(pair: Pair, person: Known, driver: Known) -> dict[str, Any]:
-        curves = np.zeros((2, 0), np.float32)
         codes = batch.codes_of(person, driver)
-        result = engine.pair(person.face, driver.face, codes, curves)
+        result = engine.pair(person.face, driver.face, codes)
         note = transfer_files.note(config.model)
         save_image(out / "results" / f"{pair.name}.png", result.image, note=note)
         crop = judges.crop(result.image, person.face)

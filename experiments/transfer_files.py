@@ -38,7 +38,7 @@ def write(
         table = transfer_report.ranking_csv(result.ranked)
         files.write(out / "ranking.csv", table.encode())
         for place, mask in enumerate(result.ranked.masks[1:top], start=2):
-            again = engine.pair(result.person, result.driver, codes, result.curves, mask=mask)
+            again = engine.pair(result.person, result.driver, codes, mask=mask)
             save_image(out / f"result_{place}.png", again.image, note=text)
 
     def draw(masks: np.ndarray) -> np.ndarray:

@@ -238,14 +238,16 @@ def blend(
     landmarks: Float[np.ndarray, "68 2"] | Float[np.ndarray, "sets 68 2"],
     *,
     feather: float = 0.05,
+    reach: float = 0.15,
     poisson: bool = False,
 ) -> Photo:
     """Puts a changed face back into its photo, at the photo's own resolution.
 
     The photo gets the difference between `face` and `reconstruction` (what the generator makes of
     the unchanged photo) and so keeps its own detail; only where the eyes, brows or mouth change
-    does it get the generated pixels themselves, moved to the colours around them. With no
-    `reconstruction` the whole face is generated pixels. No change gives the photo, bit for bit.
+    does it get the generated pixels themselves, moved to the colours around them. Farther from
+    those than `reach` (a part of the face's square) the photo stays as it is, bit for bit, and so
+    it does where nothing changes. With no `reconstruction` the whole face is generated pixels.
 
     `landmarks` in the photo bound what changes; give several sets (the photo's and the new
     face's) to have their union. `feather` is a part of the crop's side. `poisson` carries the
@@ -259,14 +261,17 @@ def blend(
     crop_from_photo = np.linalg.inv(photo_from_crop)
     sets = [transform(crop_from_photo, points) for points in landmarks.reshape(-1, 68, 2)]
     masks = [region_masks(points, size, feather=feather) for points in sets]
-    hull = np.max([mask.face for mask in masks], axis=0) * _frame(size, feather)
+    hull = skin_hull = np.max([mask.face for mask in masks], axis=0) * _frame(size, feather)
     features = np.max([each for mask in masks for each in mask[:3]], axis=0)
+    if reconstruction is not None:
+        wide = [region_masks(points, size, feather=reach)[:3] for points in sets]
+        hull = hull * np.max([each for mask in wide for each in mask], axis=0)
     change = _local_change(new - old)
     region = np.maximum(features, _smooth((change - 0.15) / 0.3))
     moved = _smooth((change - 0.03) / 0.09)
     generated = hull if reconstruction is None else hull * region * moved
 
-    skin = hull * (1.001 - region) * (_outside(photo_from_crop, size, *photo.shape[1::-1]) < 0)
+    skin = skin_hull * (1.001 - region) * (_outside(photo_from_crop, size, *photo.shape[1::-1]) < 0)
     matched = new + _spread(cut(photo, photo_from_crop, size) - old, skin)
     difference = hull[..., None] * (new - old)
     mixed = (hull - generated)[..., None] * (new - old) + generated[..., None] * (matched + 1)

@@ -119,17 +119,19 @@ def baselines(
 ) -> list[tuple[str, Photo]]:
     """Photos by simpler means: the rows that other work takes, interpolation, pasted parts."""
     person, driver = result.person, result.driver
-    codes = [jnp.asarray(code) for code in result.codes[:2]]
-    rows = len(codes[0])
+    own, other = jnp.asarray(result.codes[0]), jnp.asarray(result.codes[1])
+    rows = len(own)
     named = []
     for name, preset in PRESETS.items():
         mask = np.isin(np.arange(rows), preset)
-        named.append((f"rows {preset} ({name})", mix.mix(*codes, jnp.asarray(mask))))
+        named.append((f"rows {preset} ({name})", mix.mix(own, other, jnp.asarray(mask))))
     for strength in strengths:
         everything = jnp.ones(rows, bool)
-        named.append((f"interpolation {strength:g}", mix.blended(*codes, everything, strength)))
-    own = engine.draw(codes[0][None])
-    found = [(name, engine.apply(person, own, engine.draw(code[None]))[0]) for name, code in named]
+        named.append((f"interpolation {strength:g}", mix.blended(own, other, everything, strength)))
+    before = engine.draw(own[None])
+    found = [
+        (name, engine.apply(person, before, engine.draw(code[None]))[0]) for name, code in named
+    ]
     for region in ("mouth", "lower_face"):
         try:
             pasted = paste.paste(

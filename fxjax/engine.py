@@ -17,7 +17,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Bool, Float, Int
 
-from fxjax import align, detect, images, invert, losses, mix, score, search
+from fxjax import align, detect, images, invert, losses, mix, score, search, zoo
 from fxjax.nn.generator import Generator, synthesize
 from fxjax.nn.vgg16 import VGG16
 from fxjax.transfer_types import Located, Picture, Pixels, Progress, Ranked, Settings, Transfer
@@ -32,9 +32,9 @@ POSE = 3  # rows 0 to 2, up to 8 pixels, carry the pose
 class Engine:
     """Models and settings, ready for many transfers.
 
-    `model` and `features` are names of shipped models or model folders; features come with the
-    generator's folder unless given. `detector` may be shared. Raises FileNotFoundError or
-    ValueError for models that are not there or do not fit.
+    `model` and `features` are names of shipped models or model folders; features are those in the
+    generator's folder, or else the shipped ones, unless given. `detector` may be shared. Raises
+    FileNotFoundError or ValueError for models that are not there or do not fit.
     """
 
     def __init__(
@@ -47,7 +47,9 @@ class Engine:
     ):
         self.settings = Settings() if settings is None else settings
         self.generator: Any = load(model, part="generator")
-        self.features: VGG16 = load(model if features is None else features, part="features")
+        self.features: VGG16 = load(
+            zoo.features_of(model) if features is None else features, part="features"
+        )
         self._detector = detector
         count = len(self.generator.rows)
         if self.settings.mask is not None and len(self.settings.mask) != count:
@@ -66,9 +68,9 @@ class Engine:
         self.loss = losses.Sum(
             [losses.balanced(self.features, ("block3_conv3",), mean), losses.Pixels()], (1.0, 1.0)
         )
-        parts = [losses.balanced(self.features, ("block3_conv3",), mean), losses.Pixels()]
         self.judge = score.Judge(
-            losses.Sum(parts, (1.0, 1.0)), losses.balanced_gram(self.features, mean)
+            losses.balanced(self.features, ("block3_conv3",), mean),
+            losses.balanced_gram(self.features, mean),
         )
 
     @property
@@ -203,12 +205,12 @@ class Engine:
         return score.goals(judge, pictures[:1], pictures[1:], self._regions(faces))
 
     def _regions(self, faces: tuple[Located, Located]) -> losses.Weights:
-        """1, and more in the eyes, brows and mouths of both faces."""
+        """What of a picture counts as its expression: the eyes, brows and mouths of both."""
         parts = [
             np.max(align.region_masks(face.in_crop(), self.resolution)[:3], axis=0)
             for face in faces
         ]
-        weights = 1 + self.settings.regions * np.max(parts, axis=0)
+        weights = self.settings.elsewhere + np.max(parts, axis=0)
         return jnp.asarray(weights[None], jnp.float32)
 
     def apply(self, person: Located, own: Images, new: Images) -> tuple[Pixels, Pixels]:
@@ -242,11 +244,15 @@ class Engine:
         person: Located,
         driver: Located,
         codes: Codes,
-        curves: Float[np.ndarray, "2 steps"],
-        progress: Progress | None = None,
+        *,
         mask: Bool[np.ndarray, " rows"] | None = None,
+        curves: Float[np.ndarray, "2 steps"] | None = None,
+        progress: Progress | None = None,
     ) -> Transfer:
-        """A transfer between two faces whose codes [2, rows, dim] are known."""
+        """A transfer between two faces whose codes [2, rows, dim] are known.
+
+        `mask` is applied without a search; `curves` are the inversions' losses, to be kept.
+        """
         seconds, began = {}, time.monotonic()
         given = mask if self.settings.mask is None else np.array(self.settings.mask)
         ranked, alike = None, False
@@ -269,7 +275,7 @@ class Engine:
             given,
             ranked,
             alike,
-            curves,
+            np.zeros((2, 0), np.float32) if curves is None else curves,
             seconds,
         )
 
@@ -302,7 +308,7 @@ class Engine:
             if results:  # goes on where the last one ended
                 person = dataclasses.replace(person, photo=results[-1].image)
             both = inversion.code[jnp.array([i, -1])]
-            result = self.pair(person, drivers[0], both, losses[[i, -1]], progress)
+            result = self.pair(person, drivers[0], both, curves=losses[[i, -1]], progress=progress)
             seconds = {"faces": found, "inversion": inverted} | result.seconds
             results.append(
                 dataclasses.replace(

@@ -53,12 +53,12 @@ def kernel_distance(
 ) -> Kernel:
     """Squared MMD with the kernel (x.y / dim + 1)^3, unbiased (arXiv:1801.01401, section 4).
 
-    The mean over `blocks` random subsets of `size` rows (of all, if there are fewer). It may be a
-    little below 0. Raises ValueError for fewer than 2 rows or unlike widths.
+    The mean over `blocks` random subsets of `size` rows, or of half the rows if that is less. It
+    may be a little below 0. Raises ValueError for fewer than 2 rows or unlike widths.
     """
     _check(x, y)
     x, y = _double(x), _double(y)
-    size = min(size, len(x), len(y))
+    size = max(2, min(size, len(x) // 2, len(y) // 2))
     random = np.random.default_rng(seed)
     found = [
         squared_mmd(

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jaxtyping import Array, Float, UInt8
-from PIL import Image as Pillow
 from PIL import ExifTags, ImageChops, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image as Pillow
 
 from fxjax import files
 from fxjax.types import Photo, Photos

@@ -30,8 +30,11 @@ class Arrays(nnx.Module):
             setattr(self, jax.tree_util.keystr(path), nnx.Variable(leaf))
 
 
-def save(folder: epath.PathLike, settings: Settings, state: TrainState) -> epath.Path:
-    """Adds a checkpoint, named by the images seen, all or nothing; keeps the one before it too."""
+def save(folder: epath.PathLike, settings: Any, state: Any) -> epath.Path:
+    """Adds a checkpoint, named by the images seen, all or nothing; keeps the one before it too.
+
+    Of any state that counts its `images`, and any dataclass of settings that JSON can hold.
+    """
     images = int(state.images)
     target = files.absolute(folder) / f"{images:010d}"
     checkpoint.save_model(
@@ -48,10 +51,10 @@ def save(folder: epath.PathLike, settings: Settings, state: TrainState) -> epath
 
 def restore(
     folder: epath.PathLike,
-    settings: Settings,
-    state: TrainState,
+    settings: Any,
+    state: Tree,
     sharding: Sharding,
-) -> TrainState | None:
+) -> Tree | None:
     """The newest checkpoint as a state like `state` (which may be abstract); None if none is there.
 
     Raises ValueError if it is of other settings, or damaged.

@@ -309,7 +309,9 @@ def unit_squares(trunk: VGG16, pictures: Images) -> tuple[VGG16, dict[str, float
 
 def random_features(widths: tuple[int, ...], seed: int = 0) -> VGG16:
     """Random features (arXiv:1502.01852) to compare with: kernels of variance 2 / inputs."""
-    trunk = VGG16(widths, mean=(0.0,) * 3, deviation=(1.0,) * 3, bgr=False, rngs=nnx.Rngs(params=seed))
+    trunk = VGG16(
+        widths, mean=(0.0,) * 3, deviation=(1.0,) * 3, bgr=False, rngs=nnx.Rngs(params=seed)
+    )
     for conv in convolutions(trunk):
         conv.kernel[...] = conv.kernel[...] * 2**0.5  # drawn with variance 1 / inputs
     return trunk

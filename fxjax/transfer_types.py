@@ -34,8 +34,8 @@ class Settings:
     `weight` is that of the appearance in the score E + weight * A. `strength` moves the
     chosen rows by 0 (none) to 1.5 times the way to the expression's. `mask` skips the search.
     `score_size`: the pixels at which all masks are scored; if the generator's are more, the best
-    64 are scored again in full. `pull` holds codes near the mean, where rows mix well. `regions`
-    is how much more the eyes, brows and mouth count in the expression's loss.
+    64 are scored again in full. `pull` holds codes near the mean, where rows mix well. `elsewhere`
+    is how much the rest of the face counts in the expression's loss, of 1 for eyes, brows, mouth.
     """
 
     steps: int = 300
@@ -47,7 +47,7 @@ class Settings:
     strength: float = 1.0
     mask: tuple[bool, ...] | None = None
     score_size: int = 64
-    regions: float = 10.0
+    elsewhere: float = 0.02
     poisson: bool = False
 
 

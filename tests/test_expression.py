@@ -219,7 +219,7 @@ def test_pairs(shared, tmp_path):
     pairs.main(config)
     with open(config.dst) as file:
         written = list(csv.DictReader(file))
-    assert [(row["file_a"], row["file_b"]) for row in written] == found
+    assert [(row["appearance"], row["expression"]) for row in written] == found
     with pytest.raises(ValueError, match=r"^only \d+ pairs among \d+ straight and \d+ smiling"):
         pairs.pairs(dataclasses.replace(config, count=600))
     with pytest.raises(ValueError, match="give an even number"):

@@ -65,7 +65,7 @@ def home(tmp_path_factory) -> Any:
 def config(home, out, **changes: Any) -> Config:
     options: dict[str, Any] = {
         "model": str(home / "model"), "images": str(home / "aligned"), "out": str(out),
-        "aligned": True, "steps": 20, "batch": 2, "devices": 1, **changes,
+        "features": "none", "aligned": True, "steps": 20, "batch": 2, "devices": 1, **changes,
     }  # fmt: skip
     return Config(**options)
 
@@ -170,7 +170,7 @@ def _counted(function: Any, calls: list[int]) -> Any:
 @pytest.mark.parametrize(("changes", "message"), [
     ({"steps": 30}, "--steps was 20, is now 30"),
     ({"rate": 0.1}, "--rate was 0.05, is now 0.1"),
-    ({"features": None, "loss": None}, "features_sha256 was [0-9a-f]{12}, is now none"),
+    ({"features": "none", "loss": None}, "features_sha256 was [0-9a-f]{12}, is now none"),
 ])  # fmt: skip
 def test_changed_settings_are_refused(home, whole, changes, message):
     record = json.loads((whole / "state" / "run.json").read_text())["settings"]

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import fxjax
-from experiments import feature_training
+from experiments import feature_training, labelled_faces
 from experiments.train_features import chosen_preset, command
 from fxjax import checkpoint, train_features
 from fxjax.train_features import Faces, Settings
@@ -237,8 +237,12 @@ def files(tmp_path) -> dict[str, str]:
 SMOKE = feature_training.PRESETS["smoke"]
 
 
+def read(files: dict[str, str]) -> tuple[Faces, Faces]:
+    return labelled_faces.read(files["data"], files["table"], files["landmarks"], SMOKE)
+
+
 def test_faces_are_read_and_split(files):
-    faces, apart = feature_training.read_faces(feature_training.Run(**files), SMOKE)
+    faces, apart = read(files)
     assert (len(faces.weights), len(apart.weights)) == (30, 100)
     assert faces.pictures.shape[1:] == (32, 32, 3)
     known = np.asarray(faces.ratings)
@@ -255,7 +259,7 @@ def test_smoke_run_exports_and_resumes(files, monkeypatch, capsys):
     assert "finished after 160 views" in capsys.readouterr().out
     features = fxjax.load(f"{whole.out}/export")
     assert features.names[-1] == "block3_pool"
-    faces, _ = feature_training.read_faces(whole, SMOKE)
+    faces, _ = read(files)
     pictures = feature_training._whole(faces, 30)
     found = features(pictures, ("block1_conv1", "block3_conv3"))
     for layer in found.values():  # float16 storage
@@ -284,7 +288,8 @@ def test_smoke_run_exports_and_resumes(files, monkeypatch, capsys):
     assert other is not None
     same = jax.tree.map(lambda a, b: bool((a == b).all()), one, other)
     assert all(jax.tree.leaves(same))
-    rows = list(csv.DictReader(pathlib.Path(parts.out, "metrics.csv").open()))
+    text = pathlib.Path(parts.out, "metrics.csv").read_text()
+    rows = list(csv.DictReader(text.splitlines()))
     assert [row["views"] for row in rows] == ["40", "80", "120", "160"]
 
     other_settings = dataclasses.replace(SMOKE, rate=0.5)

@@ -64,7 +64,8 @@ def test_all_masks_are_ranked_and_the_best_is_applied(engine, result):
     assert ranked.expression[everything] == pytest.approx(0, abs=1e-5)
     assert ranked.appearance[everything] == pytest.approx(1, abs=1e-5)
     assert ranked.front[0]  # what no other beats in the sum, none beats in both
-    wanted = mixed(*map(jnp.asarray, result.codes[:2]), result.mask[None])[0]
+    own, other, _ = jnp.asarray(result.codes)
+    wanted = mixed(own, other, result.mask[None])[0]
     np.testing.assert_allclose(result.codes[2], wanted, atol=1e-6)
 
 
@@ -116,8 +117,8 @@ def test_the_pose_can_be_kept(engine, models, driver):
 
 def test_masks_scored_small_are_scored_again_in_full(engine, models, result):
     small = variant(engine, models, score_size=8)
-    codes = [jnp.asarray(code) for code in result.codes[:2]]
-    ranked = small.rank(*codes, (result.person, result.driver))
+    own, other, _ = jnp.asarray(result.codes)
+    ranked = small.rank(own, other, (result.person, result.driver))
     assert ranked is not None
     assert ranked.exact == 64
     full = {tuple(mask): i for i, mask in enumerate(result.ranked.masks)}

@@ -10,6 +10,8 @@ from jax.sharding import Sharding
 from jax.typing import DTypeLike
 
 from fxjax import checkpoint
+from fxjax.nn.fader import Classifier, Fader
+from fxjax.nn.liu_jin import LiuJin
 from fxjax.nn.lpips import Heads
 from fxjax.nn.statistics import Statistics
 from fxjax.nn.stylegan1 import StyleGAN1, StyleGAN1Discriminator
@@ -27,7 +29,15 @@ CLASSES: dict[tuple[str, str], Callable[..., nnx.Module]] = {
     ("stylegan2", "features"): VGG16,
     ("vgg16", "features"): VGG16,
     ("lpips", "heads"): Heads,
+    ("fader", "autoencoder"): Fader,
+    ("liu_jin", "autoencoder"): LiuJin,
+    ("fader", "classifier"): Classifier,  # of expressions, trained beside it
+    ("liu_jin", "classifier"): Classifier,
 }
+
+
+DEFAULT = "faces"
+"""The stable name of the best generator that ships, with its features."""
 
 
 def names() -> list[str]:
@@ -49,6 +59,11 @@ def find(name_or_directory: epath.PathLike) -> epath.Path:
     return _shelf() / text
 
 
+def features_of(model: epath.PathLike) -> epath.PathLike:
+    """Where the features are that go with a generator: its own folder, or else the shipped ones."""
+    return model if "features" in checkpoint.read_card(find(model))["parts"] else DEFAULT
+
+
 def load(
     name_or_directory: epath.PathLike,
     *,
@@ -59,8 +74,8 @@ def load(
 ) -> Any:
     """A model of the zoo by name, or of any model folder (local or gs://).
 
-    `part` is "generator", "discriminator", "features" or "heads" (of LPIPS); by default the
-    generator, or else the features, or else what there is. `dtype` is what it computes in,
+    `part` is "generator", "discriminator", "features", "heads" (of LPIPS), "autoencoder" or
+    "classifier"; by default the generator, or else the features, or else the first there is. `dtype` is what it computes in,
     `param_dtype` what its weights are kept in. Raises FileNotFoundError if there is no such model,
     ValueError if it is damaged or unknown.
     """

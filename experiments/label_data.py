@@ -1,0 +1,148 @@
+"""Faces and the names of their expressions, for the label-driven models."""
+
+import collections
+import csv
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from etils import epath
+from jaxtyping import Float, Int, UInt8
+
+from fxjax import data, files
+
+APART = 20  # one person in so many is never trained on
+
+
+class Labelled(NamedTuple):
+    """Pictures [count, size, size, channels] and the numbers of their expressions."""
+
+    pictures: UInt8[np.ndarray, "count size size channels"]
+    classes: Int[np.ndarray, " count"]
+    expressions: tuple[str, ...]
+
+    def weights(self) -> Float[np.ndarray, " count"]:
+        """How often each picture is shown, so that every expression is as often as any other."""
+        counts = np.bincount(self.classes, minlength=len(self.expressions))
+        return (1 / counts[self.classes]).astype(np.float32)
+
+
+class Thresholds(NamedTuple):
+    """Ratings of happiness, 0 to 100: at most, and at least; faces between are left out."""
+
+    neutral: float
+    happiness: float
+
+
+def read(
+    path: epath.PathLike,
+    table: epath.PathLike,
+    size: int,
+    channels: int,
+    *,
+    wanted: Sequence[str] = (),
+    least: int = 1,
+    thresholds: Thresholds,
+) -> tuple[Labelled, Labelled]:
+    """The faces to train on, and those of people held back to measure with.
+
+    `table` is a CSV of `file,expression` (and `person`, whose pictures then stay together), or
+    one of `filename,happy` ratings. Without `wanted` names, expressions of fewer than `least`
+    pictures are left out. Raises ValueError for labels that are missing, names that are unknown,
+    classes without pictures, and colour where grey is asked for or the other way round.
+    """
+    labels, apart = read_labels(table, thresholds)
+    pictures, names = data.read_pictures(path, size)
+    if missing := [name for name in names if name not in labels]:
+        raise ValueError(
+            f"{table} has no expression for {len(missing)} of the {len(names)} pictures in "
+            f"{path}, the first is {missing[0]}; add rows for them or take them out"
+        )
+    counts = collections.Counter(labels[name] for name in names)
+    counts.pop("", None)
+    known = sorted({label for label in labels.values() if label})
+    if unknown := [name for name in wanted if name not in known]:
+        raise ValueError(f"no expression {unknown[0]!r} in {table}; it has {', '.join(known)}")
+    few = [f"{name} ({counts[name]})" for name in known if counts[name] < least]
+    chosen = tuple(wanted) or tuple(name for name in known if counts[name] >= least)
+    if not wanted and few:
+        print(f"left out, with fewer than {least} pictures: {', '.join(few)}", flush=True)
+    if len(chosen) < 2 or len(set(chosen)) < len(chosen):
+        raise ValueError(
+            f"{', '.join(chosen) or 'no expression'} to train on; want two or more different "
+            f"ones. {table} has {', '.join(f'{name} ({counts[name]})' for name in known)}"
+        )
+    grey = _is_grey(pictures)
+    if (channels == 1) != grey:
+        found, other = ("grey", 1) if grey else ("in colour", 3)
+        raise ValueError(
+            f"the pictures in {path} are {found}, but --channels={channels}; give "
+            f"--channels={other} or other pictures"
+        )
+    number = {name: k for k, name in enumerate(chosen)}
+    classes = np.asarray([number.get(labels[name], -1) for name in names], np.int32)
+    held = np.asarray([apart[name] for name in names])
+
+    def part(kept: np.ndarray) -> Labelled:
+        return Labelled(pictures[kept][..., :channels], classes[kept], chosen)
+
+    trained = part((classes >= 0) & ~held)
+    if empty := [name for name, k in number.items() if not np.any(trained.classes == k)]:
+        raise ValueError(f"{path} has no pictures of {', '.join(empty)} to train on")
+    return trained, part((classes >= 0) & held)
+
+
+def read_labels(
+    table: epath.PathLike, thresholds: Thresholds
+) -> tuple[dict[str, str], dict[str, bool]]:
+    """The expression of each file ("": none is known), and whether its person is held back."""
+    source = files.absolute(table)
+    if not source.exists():
+        raise FileNotFoundError(f"no table {source}")
+    try:
+        rows = list(csv.DictReader(io.StringIO(source.read_text())))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{source} is not a CSV file: {error}") from error
+    columns: Mapping[str, str] = rows[0] if rows else {}
+    file = next((name for name in ("file", "filename") if name in columns), None)
+    if file is None or not {"expression", "happy"} & columns.keys():
+        raise ValueError(
+            f"{source} wants the columns file,expression (or filename,happy: ratings); it has "
+            f"{','.join(columns) or 'no rows'}"
+        )
+    if "expression" in columns:
+        if bare := [row[file] for row in rows if not (row["expression"] or "").strip()]:
+            raise ValueError(
+                f"{source} has no expression for {len(bare)} of {len(rows)} files, the first is "
+                f"{bare[0]}; fill them in or take the rows out"
+            )
+        labels = {row[file]: row["expression"].strip() for row in rows}
+    else:
+        labels = {row[file]: _rated(row["happy"], thresholds) for row in rows}
+    if {"kind", "source_id"} <= columns.keys():
+        apart = data.held_back_rows(rows)
+    else:
+        apart = [_apart(row.get("person") or row[file]) for row in rows]
+    return labels, {row[file]: held for row, held in zip(rows, apart, strict=True)}
+
+
+def _rated(rating: str, thresholds: Thresholds) -> str:
+    if not rating:
+        return ""
+    value = float(rating)
+    if value >= thresholds.happiness:
+        return "happiness"
+    return "neutral" if value <= thresholds.neutral else ""
+
+
+def _apart(person: str) -> bool:
+    digest = hashlib.sha256(f"held back {person}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") % APART == 0
+
+
+def _is_grey(pictures: UInt8[np.ndarray, "count size size 3"]) -> bool:
+    """Whether all are; the few first decide where they are not."""
+    return all(np.array_equal(part[..., :1], part[..., 1:2]) and
+               np.array_equal(part[..., :1], part[..., 2:]) for part in pictures)  # fmt: skip

@@ -1,0 +1,205 @@
+"""The run behind `experiments.train_label_transfer`: presets, data, sample sheets, the export."""
+
+import dataclasses
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from experiments import label_data, runloop
+from experiments.label_data import Labelled
+from fxjax import checkpoint, images, metrics, sharding, snapshot, train_labels
+from fxjax.train_labels import Settings, TrainState
+from fxjax.types import Features
+
+PRESETS = {
+    "label128": Settings(size=128, kimg=1600.0, dtype="bfloat16", rate=0.0002),
+    "label64": Settings(),
+    "smoke": Settings(size=16, base=4, most=8, batch=8, kimg=0.4, adversary=0.1),
+}
+SHOWN = ("reconstruction", "latent", "leak", "weight", "named", "psnr", "changed")
+FACES = 12  # held-back faces on a sample sheet
+MEASURED = 64  # held-back pictures that measures are taken on while training
+
+
+@dataclasses.dataclass(frozen=True)
+class Run(runloop.Rhythm):
+    """Where the data is and where results go."""
+
+    data: Annotated[str, "folder or zip of pictures"] = ""
+    table: Annotated[str, "CSV: file,expression[,person], or filename,happy (ratings)"] = ""
+    out: Annotated[str, "folder for checkpoints, the export, sample sheets and metrics"] = (
+        "runs/label_transfer"
+    )
+    least: Annotated[int, "expressions of fewer pictures are left out, unless named"] = 50
+    neutral_most: Annotated[float, "highest rating of happiness that is neutral"] = 35.0
+    happy_least: Annotated[float, "lowest rating of happiness that is happiness"] = 65.0
+
+
+def run(options: Run, settings: Settings) -> TrainState:
+    """Trains until all pictures are shown, or until SIGTERM or Ctrl-C, and saves.
+
+    Raises ValueError for bad data or settings, or if a loss is not finite; KeyboardInterrupt when
+    it was stopped, after saving.
+    """
+    trained, held_back = read(options, settings)
+    settings = dataclasses.replace(settings, expressions=",".join(trained.expressions))
+    mesh = sharding.mesh()
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    faces = on_device(trained, mesh)
+    wanted = jax.eval_shape(lambda: train_labels.fresh(settings))
+    state = snapshot.restore(checkpoints(options), settings, wanted, everywhere)
+    if state is None:
+        state = sharding.replicate(train_labels.fresh(settings), mesh)
+    first = int(state.images)
+    step = train_labels.compiled(settings, mesh, state, faces)
+    counts = np.bincount(trained.classes)
+    shares = zip(trained.expressions, counts, strict=True)
+    runloop.say(
+        f"{', '.join(f'{name} ({count})' for name, count in shares)}; {len(held_back.classes)} "
+        f"pictures held back; from image {first}"
+    )
+    log = runloop.Log(options.out, settings.kimg * 1000, first, SHOWN)
+    judged = held_back if len(held_back.classes) else trained
+
+    def check(broken: int) -> None:
+        if broken >= 0:
+            raise ValueError(
+                f"a loss is not finite from step {broken // settings.batch} (image {broken}); "
+                f"{checkpoints(options)} keeps the last good state; try a lower --rate"
+            )
+
+    def draw(state: TrainState) -> None:
+        check(int(state.broken))
+        log.add(measured(settings, state, judged))
+        if jax.process_index() == 0:
+            path = f"{options.out}/samples/{int(state.images):08d}.png"
+            images.save_image(path, sheet(settings, state, judged))
+
+    def save(state: TrainState) -> None:
+        check(int(state.broken))
+        if jax.process_index() == 0:
+            snapshot.save(checkpoints(options), settings, state)
+
+    def write(state: TrainState) -> None:
+        check(int(state.broken))
+        if jax.process_index() == 0:
+            export(f"{options.out}/export", settings, state, epath.Path(options.data).name)
+
+    job = runloop.Job(lambda state: step(state, faces), check, draw, save, write)
+    total = settings.kimg * 1000
+    state, stopped = runloop.loop(
+        job, options, state, batch=settings.batch, total=total, log=log
+    )
+    save(state)
+    write(state)
+    if stopped:
+        runloop.say(f"stopped after {int(state.images)} images; the same command goes on")
+        raise KeyboardInterrupt
+    runloop.say(f"finished after {int(state.images)} images")
+    return state
+
+
+def read(options: Run, settings: Settings) -> tuple[Labelled, Labelled]:
+    """The faces to train on and those held back. ValueError for what does not fit."""
+    for name in ("data", "table"):
+        if not getattr(options, name):
+            raise ValueError(f"--{name} must be given (--help lists all flags)")
+    if settings.channels not in (1, 3):
+        raise ValueError(f"--channels={settings.channels}: want 3 (colour) or 1 (grey)")
+    return label_data.read(
+        options.data,
+        options.table,
+        settings.size,
+        settings.channels,
+        wanted=settings.names(),
+        least=options.least,
+        thresholds=label_data.Thresholds(options.neutral_most, options.happy_least),
+    )
+
+
+def on_device(faces: Labelled, mesh: Mesh) -> train_labels.Data:
+    """The training data on every device, expressions equally often."""
+    arrays = train_labels.Data(faces.pictures, faces.classes, faces.weights())  # pyright: ignore
+    return sharding.replicate(arrays, mesh)
+
+
+def checkpoints(options: Run) -> str:
+    """The folder of a run's checkpoints."""
+    return f"{options.out}/checkpoints"
+
+
+def export(
+    folder: epath.PathLike, settings: Settings, state: TrainState, data: str
+) -> None:
+    """Writes a model folder for fxjax.load: the autoencoder, and the classifier if there is one."""
+    auto = checkpoint.flatten(train_labels.autoencoder(settings, state))
+    parts: dict[str, Any] = {"autoencoder": (settings.autoencoder(), _half(auto))}
+    if settings.classifier:
+        flat = checkpoint.flatten(state.networks["classifier"])
+        parts["classifier"] = (settings.classes(), _half(flat))
+    info = {"images": int(state.images), "data": data, "settings": dataclasses.asdict(settings)}
+    checkpoint.save_model(folder, settings.model, parts, info, overwrite=True)
+
+
+def changed(
+    settings: Settings, state: TrainState, pictures: np.ndarray
+) -> np.ndarray:
+    """Pictures [count, ...] with every expression: [count, expressions, ...], in [-1, 1]."""
+    count = len(settings.names())
+    auto = train_labels.autoencoder(settings, state)
+    latent = _encode(auto, jnp.asarray(images.from_uint8(pictures)))
+    every = [
+        np.asarray(_decode(auto, latent, jnp.tile(jnp.eye(count)[k : k + 1], (len(pictures), 1))))
+        for k in range(count)
+    ]
+    return np.stack(every, axis=1)
+
+
+def measured(settings: Settings, state: TrainState, faces: Labelled) -> dict[str, float]:
+    """PSNR of held-back faces rebuilt, and how often the classifier names the wanted expression."""
+    pictures, classes = faces.pictures[:MEASURED], faces.classes[:MEASURED]
+    every = changed(settings, state, pictures)
+    own = images.to_uint8(every[np.arange(len(classes)), classes])
+    values = [metrics.psnr(a, b) for a, b in zip(own, pictures, strict=True)]
+    found = {"psnr": float(np.mean(values))}
+    if settings.classifier:
+        flat = jnp.asarray(every.reshape(-1, *every.shape[2:]))
+        names = np.asarray(_name(state.networks["classifier"], flat)).reshape(every.shape[:2])
+        wanted = np.arange(every.shape[1])[None] == names
+        other = np.arange(every.shape[1])[None] != classes[:, None]
+        found["changed"] = float(wanted[other].mean())
+    return found
+
+
+def sheet(settings: Settings, state: TrainState, faces: Labelled) -> np.ndarray:
+    """A row for each of a few faces of all expressions: itself, then each expression."""
+    order = np.argsort(faces.classes, kind="stable")
+    order = order[np.linspace(0, len(order) - 1, min(FACES, len(order))).astype(int)]
+    pictures = faces.pictures[order]
+    every = images.to_uint8(changed(settings, state, pictures))
+    rows = np.concatenate([pictures[:, None], every], axis=1)
+    flat = np.repeat(rows, 3 // rows.shape[-1], axis=-1).reshape(-1, *rows.shape[2:4], 3)
+    return images.contact_sheet(flat, columns=rows.shape[1], gap=2)
+
+
+@jax.jit
+def _encode(auto: Any, pictures: Features) -> Features:
+    return auto.encoder(pictures)
+
+
+@jax.jit
+def _decode(auto: Any, latent: Features, labels: jax.Array) -> Features:
+    return auto.decoder(latent, labels)
+
+
+@jax.jit
+def _name(classifier: Any, pictures: Features) -> jax.Array:
+    return jnp.argmax(classifier(pictures), axis=-1)
+
+
+def _half(flat: dict[str, Any]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(array).astype(np.float16) for name, array in flat.items()}
