@@ -24,6 +24,7 @@ from experiments import inversion, invert, worklist
 from experiments.masks import read_rows
 from experiments.photos import find, photo_names
 from fxjax import align, files, images, zoo
+from fxjax.engine import LAYERS
 from fxjax.transfer_types import Located, Settings
 from fxjax.types import Codes
 
@@ -138,6 +139,7 @@ def invert_all(config: Pairs, pairs: Sequence[Pair]) -> dict[epath.Path, worklis
         images=str(out / "photos.txt"),
         out=str(folder),
         loss="both",
+        layers=LAYERS,
         steps=config.steps,
         rate=config.rate,
         pull=config.pull,

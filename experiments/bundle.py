@@ -79,13 +79,12 @@ def pack(generator: str, features: str, figures: dict[str, Any]) -> Packed:
     """Reads the parts, halves them, and writes the card. ValueError if a part is missing."""
     source = checkpoint.read_card(zoo.find(generator))
     made = load(generator, part="generator")
-    flat = checkpoint.flatten(made)
     if "statistics" in source["parts"]:
         statistics = checkpoint.flatten(load(generator, part="statistics"))
     else:
         mean, covariance = train.code_statistics(made)
         statistics = {"mean": mean, "covariance": covariance}
-        flat["w_mean"] = mean
+        made.w_mean[...] = mean
     if features == "random":
         trained: dict[str, Any] = {"trained": False}
         network = train_features.random_features((64, 128, 256))
@@ -97,20 +96,16 @@ def pack(generator: str, features: str, figures: dict[str, Any]) -> Packed:
         network = load(features, part="features")
         architecture = card["parts"]["features"]["architecture"]
         trained = {key: card[key] for key in ("views", "settings", "held_back") if key in card}
-    halves = {
-        name: np.asarray(array).astype(np.float16)
-        for name, array in checkpoint.flatten(network).items()
-    }
     parts: dict[str, Any] = {
         "generator": (
             source["parts"]["generator"]["architecture"],
-            {name: np.asarray(array).astype(np.float16) for name, array in flat.items()},
+            _halves(checkpoint.flatten(made)) | {"w_mean": np.asarray(made.w_mean[...])},
         ),
         "statistics": (
             {"dim": made.dim},
             {name: np.asarray(array) for name, array in statistics.items()},
         ),
-        "features": (architecture, halves),
+        "features": (architecture, _halves(checkpoint.flatten(network))),
     }
     info = {
         "licence": "CC BY-NC-SA 4.0",
@@ -122,7 +117,7 @@ def pack(generator: str, features: str, figures: dict[str, Any]) -> Packed:
     return Packed(source["kind"], parts, info, card_text(info, made.resolution))
 
 
-def samples(generator: str, seeds: Sequence[int]) -> dict[str, Photo]:
+def samples(generator: epath.PathLike, seeds: Sequence[int]) -> dict[str, Photo]:
     """Pictures by file name. ValueError, with seeds to take instead, if one shows no face."""
     made, detector = load(generator, part="generator"), detect.Detector()
 
@@ -143,23 +138,28 @@ def samples(generator: str, seeds: Sequence[int]) -> dict[str, Photo]:
     return {f"seed{s:04d}.png": p for s, p in zip(seeds, pictures(seeds), strict=True)}
 
 
-def write(target: epath.Path, packed: Packed, pictures: dict[str, Photo], most: float) -> int:
-    """Writes the folder all or nothing, and returns its bytes.
+def write(target: epath.Path, packed: Packed, seeds: Sequence[int], most: float) -> int:
+    """Writes the folder and its samples, all or nothing, and returns its bytes.
 
-    ValueError if it takes more than `most` megabytes, or `target` is something else.
+    ValueError if it takes more than `most` megabytes, or `target` is something else, or dlib finds
+    no face in a sample.
     """
     if target.exists():
         checkpoint.read_card(target)  # raises unless it is a model folder
     with files.new_folder(target, overwrite=True) as folder:
         folder.rmdir()  # save_model makes it, complete
         checkpoint.save_model(folder, packed.kind, packed.parts, packed.info)
-        for name, picture in pictures.items():
+        for name, picture in samples(folder, seeds).items():
             save_image(folder / "samples" / name, picture)
         files.write(folder / "card.md", packed.card.encode())
         size = _size(folder)
         if size > most * 1e6:
             raise ValueError(f"the bundle would take {size / 1e6:.1f} MB, more than {most:g}")
     return size
+
+
+def _halves(flat: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(array).astype(np.float16) for name, array in flat.items()}
 
 
 def _size(folder: epath.Path) -> int:
@@ -202,7 +202,10 @@ def _features_text(trained: Mapping[str, Any]) -> str:
         f"{name.replace('_', ' ')} {value:.3g}" for name, value in trained["held_back"].items()
     )
     return (
-        f"trained on {trained['views'] / 1000:.1f} thousand views; on faces held back: {held_back}"
+        f"`experiments.train_features`, {trained['views'] / 1000:.1f} thousand views; on faces\n"
+        f"held back: {held_back}. Tasks: 68\nlandmarks, 34 ratings, and which views show the same "
+        "person. The ratings are impressions and\nstereotypes of raters, not facts about anyone; "
+        "what predicts them is not part of this folder"
     )
 
 

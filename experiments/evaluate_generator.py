@@ -11,6 +11,7 @@ import dataclasses
 from typing import Annotated, Any
 
 import numpy as np
+from etils import epath
 
 from experiments import generator_measures as measures
 from experiments import held_back
@@ -36,8 +37,8 @@ class Config:
     paths: Annotated[int, "pairs for the path length"] = 1000
     inversions: Annotated[int, "held-back people to invert"] = 24
     steps: Annotated[int, "Adam steps per inversion"] = 300
-    rate: Annotated[float, "its rate"] = 0.05
-    layers: Annotated[tuple[str, ...], "feature layers of its loss"] = ("block3_conv3",)
+    rate: Annotated[float, "its rate"] = 0.15
+    layers: Annotated[tuple[str, ...], "feature layers of its loss"] = held_back.Search.layers
     feature_weight: Annotated[float, "their weight in its loss"] = 1.0
     pixel_weight: Annotated[float, "the pixels' weight in its loss"] = 1.0
     batch: Annotated[int, "faces inverted at once"] = 8
@@ -54,8 +55,7 @@ def main(config: Config) -> None:
     faces = measures.read_faces(config.data, config.weights_csv, config.data_size, resolution)
     judge = measures.Judge(faces)
     sha = checkpoint.read_card(zoo.find(config.model))["parts"]["generator"]["sha256"]
-    found: dict[str, Any] = {"model": config.model, "sha256": sha, "features": name}
-    found["resolution"] = resolution
+    found: dict[str, Any] = {"sha256": sha, "features": name, "resolution": resolution}
     sheet = [measures.draw(generator, 32, psi, config.seed) for psi in (1.0, 0.7)]
     save_image(out / "samples.png", contact_sheet(np.concatenate(sheet), 8))
 
@@ -102,7 +102,11 @@ def main(config: Config) -> None:
             config.components if config.baselines else 0,
         )
         save_image(out / "inversions.png", measures.columns(list(pictures.values())))
-    measures.write(out, found | {"settings": dataclasses.asdict(config)})
+    # Not where files lay: the figures may be published.
+    places = {"out", "model", "features"}
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in places}
+    settings |= {k: epath.Path(settings[k]).name for k in ("data", "weights_csv")}
+    measures.write(out, found | {"settings": settings})
 
 
 if __name__ == "__main__":

@@ -201,13 +201,12 @@ def judge(
     errors = np.linalg.norm(guessed + face - wanted, axis=2).mean(1) / eyes
     known = np.asarray(held_back.located[:count])
     rated = np.asarray(held_back.rated[:count])
-    guesses, truth = found["ratings"][rated], np.asarray(held_back.ratings[:count])[rated]
-    each = zip(guesses.T, truth.T, strict=True)
-    correlations = [np.corrcoef(a, b)[0, 1] for a, b in each] if rated.sum() > 2 else [np.nan]
-    return {
-        "landmark_error": float(errors[known].mean()) if known.any() else float("nan"),
-        "rating_correlation": float(np.mean(correlations)),
-    }
+    measured = {"landmark_error": float(errors[known].mean())} if known.any() else {}
+    if rated.sum() > 2:
+        guesses, truth = found["ratings"][rated], np.asarray(held_back.ratings[:count])[rated]
+        each = [np.corrcoef(a, b)[0, 1] for a, b in zip(guesses.T, truth.T, strict=True)]
+        measured["rating_correlation"] = float(np.mean(each))
+    return measured
 
 
 def _whole(faces: Faces, count: int) -> Images:

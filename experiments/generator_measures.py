@@ -91,7 +91,7 @@ def load_features(features: str | None, model: str) -> tuple[VGG16, str]:
         features = model
     if features is None or features == "random":
         return train_features.random_features((64, 128, 256)), "random"
-    return zoo.load(features, part="features"), features
+    return zoo.load(features, part="features"), "/".join(epath.Path(features).parts[-2:])
 
 
 def area(picture: Photo, size: int) -> Photo:

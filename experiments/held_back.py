@@ -24,8 +24,8 @@ class Search:
     """How the faces are inverted."""
 
     steps: int = 300
-    rate: float = 0.05
-    layers: tuple[str, ...] = ("block3_conv3",)
+    rate: float = 0.15
+    layers: tuple[str, ...] = ("block1_conv2", "block2_conv2", "block3_conv3")
     feature_weight: float = 1.0
     pixel_weight: float = 1.0
     batch: int = 8

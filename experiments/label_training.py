@@ -91,9 +91,7 @@ def run(options: Run, settings: Settings) -> TrainState:
 
     job = runloop.Job(lambda state: step(state, faces), check, draw, save, write)
     total = settings.kimg * 1000
-    state, stopped = runloop.loop(
-        job, options, state, batch=settings.batch, total=total, log=log
-    )
+    state, stopped = runloop.loop(job, options, state, batch=settings.batch, total=total, log=log)
     save(state)
     write(state)
     if stopped:
@@ -132,9 +130,7 @@ def checkpoints(options: Run) -> str:
     return f"{options.out}/checkpoints"
 
 
-def export(
-    folder: epath.PathLike, settings: Settings, state: TrainState, data: str
-) -> None:
+def export(folder: epath.PathLike, settings: Settings, state: TrainState, data: str) -> None:
     """Writes a model folder for fxjax.load: the autoencoder, and the classifier if there is one."""
     auto = checkpoint.flatten(train_labels.autoencoder(settings, state))
     parts: dict[str, Any] = {"autoencoder": (settings.autoencoder(), _half(auto))}
@@ -145,9 +141,7 @@ def export(
     checkpoint.save_model(folder, settings.model, parts, info, overwrite=True)
 
 
-def changed(
-    settings: Settings, state: TrainState, pictures: np.ndarray
-) -> np.ndarray:
+def changed(settings: Settings, state: TrainState, pictures: np.ndarray) -> np.ndarray:
     """Pictures [count, ...] with every expression: [count, expressions, ...], in [-1, 1]."""
     count = len(settings.names())
     auto = train_labels.autoencoder(settings, state)

@@ -9,7 +9,9 @@ from fxjax import data, files
 from fxjax.train_features import Faces, Settings
 
 TRUSTED = 4.0  # pixels of 256 by which two landmarkers may differ
-LABELS = ("filename", "source_path", "source_id", "kind", "attribute", "level", "training_weight")
+LABELS = frozenset(
+    "filename source_path source_id kind attribute level training_weight held_back".split()
+)
 
 
 def read(
@@ -61,9 +63,10 @@ def _ratings(
 ) -> tuple[Float[np.ndarray, "count ratings"], np.ndarray]:
     """Standardised ratings (0 where there is none), and which pictures have them."""
     columns = [name for name in rows[0] if name not in LABELS]
-    rated = np.asarray([all(row[name] for name in columns) for row in rows])
-    if not columns or not (rated & trained).any():
-        raise ValueError("the table has no columns of ratings, or no rated picture to train on")
+    rated = np.asarray([bool(columns) and all(row[name] for name in columns) for row in rows])
+    if not (rated & trained).any():
+        print("the table has no ratings: only landmarks and people are learned", flush=True)
+        return np.zeros((len(rows), 1), np.float32), np.zeros(len(rows), bool)
     values = np.zeros((len(rows), len(columns)), np.float32)
     values[rated] = [
         [float(row[name]) for name in columns]

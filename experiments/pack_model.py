@@ -38,9 +38,8 @@ def main(config: Config) -> None:
             f"{target} has better figures: {'; '.join(worse)}; --overwrite replaces it all the same"
         )
     packed = bundle.pack(config.generator, config.features, figures)
-    pictures = bundle.samples(config.generator, parse_seeds(config.seeds))
-    size = bundle.write(target, packed, pictures, config.megabytes)
-    print(f"wrote {target}: {size / 1e6:.1f} MB, {len(pictures)} samples")
+    size = bundle.write(target, packed, parse_seeds(config.seeds), config.megabytes)
+    print(f"wrote {target}: {size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

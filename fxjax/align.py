@@ -239,6 +239,7 @@ def blend(
     *,
     feather: float = 0.05,
     reach: float = 0.15,
+    keep_tone: bool = True,
     poisson: bool = False,
 ) -> Photo:
     """Puts a changed face back into its photo, at the photo's own resolution.
@@ -247,7 +248,8 @@ def blend(
     the unchanged photo) and so keeps its own detail; only where the eyes, brows or mouth change
     does it get the generated pixels themselves, moved to the colours around them. Farther from
     those than `reach` (a part of the face's square) the photo stays as it is, bit for bit, and so
-    it does where nothing changes. With no `reconstruction` the whole face is generated pixels.
+    it does where nothing changes. `keep_tone` leaves out what changes the skin's tone or the light
+    rather than the expression. With no `reconstruction` the whole face is generated pixels.
 
     `landmarks` in the photo bound what changes; give several sets (the photo's and the new
     face's) to have their union. `feather` is a part of the crop's side. `poisson` carries the
@@ -266,6 +268,8 @@ def blend(
     if reconstruction is not None:
         wide = [region_masks(points, size, feather=reach)[:3] for points in sets]
         hull = hull * np.max([each for mask in wide for each in mask], axis=0)
+    if keep_tone:
+        new = new - _spread(new - old, skin_hull * (1.001 - features))
     change = _local_change(new - old)
     region = np.maximum(features, _smooth((change - 0.15) / 0.3))
     moved = _smooth((change - 0.03) / 0.09)

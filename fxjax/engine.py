@@ -24,6 +24,7 @@ from fxjax.transfer_types import Located, Picture, Pixels, Progress, Ranked, Set
 from fxjax.types import Code, Codes, Images
 from fxjax.zoo import load
 
+LAYERS = ("block1_conv2", "block2_conv2", "block3_conv3")  # of the inversion's loss
 RESCORED = 64  # masks that are scored again at full size
 CHUNK = 25  # inversion steps between reports of progress
 POSE = 3  # rows 0 to 2, up to 8 pixels, carry the pose
@@ -66,7 +67,7 @@ class Engine:
                 raise ValueError(f"keeping the pose leaves no row to search: all are below {POSE}")
         mean = _draw(self.generator, invert.mean_codes(self.generator, 1))
         self.loss = losses.Sum(
-            [losses.balanced(self.features, ("block3_conv3",), mean), losses.Pixels()], (1.0, 1.0)
+            [losses.balanced(self.features, LAYERS, mean), losses.Pixels()], (1.0, 1.0)
         )
         self.judge = score.Judge(
             losses.balanced(self.features, ("block3_conv3",), mean),

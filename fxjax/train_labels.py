@@ -191,7 +191,7 @@ def train_step(
     )
     metrics |= {"latent": loss, "leak": hit}
     speed = rate(settings, state.images)
-    judge, moments = _moved(networks["latent"], slope, state.moments["latent"], speed)
+    judge, moments = moved(networks["latent"], slope, state.moments["latent"], speed)
     ahead = {"latent": (judge, moments)}
     weight = adversary(settings, state.images)
 
@@ -217,13 +217,13 @@ def train_step(
 
     if settings.classifier:
 
-        def name(classifier):
+        def classify(classifier):
             found: Moments = []
             logits = classifier(real, found)
             return cross_entropy(logits, classes), (found, accuracy(logits, classes))
 
         (_, (statistics["classifier"], metrics["named"])), slopes["classifier"] = (
-            jax.value_and_grad(name, has_aux=True)(networks["classifier"])
+            jax.value_and_grad(classify, has_aux=True)(networks["classifier"])
         )
     if settings.sharpness:
 
@@ -235,13 +235,13 @@ def train_step(
         metrics["patches"], slopes["patches"] = jax.value_and_grad(tell)(networks["patches"])
 
     results = ahead | {
-        name: _moved(networks[name], slope, state.moments[name], speed)
+        name: moved(networks[name], slope, state.moments[name], speed)
         for name, slope in slopes.items()
     }
     seen = state.images + settings.batch
     stay = jnp.minimum(STAY, state.images / (state.images + 10.0 * settings.batch))
     for name, found in statistics.items():
-        for norm, (mean, square) in zip(_norms(results[name][0]), found, strict=True):
+        for norm, (mean, square) in zip(norms(results[name][0]), found, strict=True):
             norm.mean[...] += (1 - stay) * (mean - norm.mean[...])
             norm.square[...] += (1 - stay) * (square - norm.square[...])
     healthy = jnp.isfinite(loss) & jnp.isfinite(metrics["latent"])
@@ -273,22 +273,18 @@ def autoencoder(settings: Settings, state: TrainState) -> Fader | LiuJin:
         for part in ("encoder", "decoder")
         for name, array in checkpoint.flatten(state.networks[part]).items()
     }
-    make = functools.partial(
-        MODELS[settings.model],
-        **settings.autoencoder(),
-        dtype=jnp.dtype(settings.dtype),
-        rngs=nnx.Rngs(0),
-    )
-    return checkpoint.fill(nnx.eval_shape(make), flat)
+    cls, dtype = MODELS[settings.model], jnp.dtype(settings.dtype)
+    made = nnx.eval_shape(lambda: cls(**settings.autoencoder(), dtype=dtype, rngs=nnx.Rngs(0)))
+    return checkpoint.fill(made, flat)
 
 
-def _norms(network: nnx.Module) -> list[BatchNorm]:
+def norms(network: nnx.Module) -> list[BatchNorm]:
     """Batch norms in the order of their use: those of an encoder inside are a network's only."""
     holder: Any = network.encoder if isinstance(network, Classifier) else network
     return list(holder.norms)
 
 
-def _moved(
+def moved(
     network: Any, slopes: PyTree, moments: PyTree, rate: Float[Array, ""]
 ) -> tuple[Any, PyTree]:
     """A network after a step of Adam. What is not trained has slopes of 0 and stays."""

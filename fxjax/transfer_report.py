@@ -210,7 +210,8 @@ def _plot(ranked: Ranked, pictures: Mapping[int, Photo]) -> str:
     good = np.isfinite(x) & np.isfinite(y)
     if not good.any():
         return "<p>No mask has finite losses.</p>"
-    right, top = max(1.05, float(x[good].max())), max(1.05, float(y[good].max()))
+    # A few masks far off would press all others together: they are drawn on the border.
+    right, top = (max(1.05, 1.2 * float(np.quantile(each[good], 0.9))) for each in (x, y))
 
     def spot(place: int) -> tuple[float, float]:
         return 46 + (WIDE - 60) * float(x[place]) / right, HIGH - 40 - (HIGH - 54) * float(

@@ -39,7 +39,7 @@ class Settings:
     """
 
     steps: int = 300
-    rate: float = 0.05
+    rate: float = 0.15
     pull: float = 0.0
     rows: mix.Groups | None = None
     keep_pose: bool = False

@@ -273,7 +273,9 @@ def test_no_seam_and_nothing_outside_the_crop(landmarks, scale):
     spots = transform(photo_from_crop, points)
     photo = np.full((1800, 1600, 3), 90, np.uint8)
     old, new = (np.full((size, size, 3), level, np.float32) for level in (0.0, 0.1))
-    result = blend(photo, new, old, photo_from_crop, spots).astype(int) - 90
+    result = blend(photo, new, old, photo_from_crop, spots, keep_tone=False).astype(int) - 90
+    kept = blend(photo, new, old, photo_from_crop, spots)
+    np.testing.assert_array_equal(kept, photo)  # another tone is no expression
     assert result.max() == 13  # 0.1 * 127.5
     assert result.min() >= 0
     assert np.abs(np.diff(result, axis=0)).max() <= max(

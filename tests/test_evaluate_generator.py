@@ -213,6 +213,7 @@ def test_evaluation_end_to_end(measured, model):
         assert found[name]["frechet"] > found[name]["frechet_between_halves_of_the_data"]
     assert found["copies"]["samples"] > 0
     assert found["path_length"]["w"] > 0
+    assert "/" not in json.dumps(found["settings"])
     rows = dict(csv.reader((measured / "measures.csv").read_text().splitlines()))
     assert float(rows["inversion/inversion/psnr"]) == pytest.approx(table["inversion"]["psnr"])
     sheet = fxjax.images.load_image(measured / "samples.png")
@@ -278,9 +279,11 @@ class TestBundle:
         assert isinstance(found, type(features))
         for path in (shelf / "tiny" / "samples").iterdir():
             assert fxjax.images.load_image(path).shape == (16, 16, 3)
+        assert packed.w_mean[...].tolist() == generator.w_mean[...].tolist()
         names = [path.name for path in sorted((shelf / "tiny" / "samples").iterdir())]
         assert names == [f"seed{k:04d}.png" for k in range(8)]
         card = (shelf / "tiny" / "card.md").read_text()
+        assert str(tmp_path) not in card + (shelf / "tiny" / "model.json").read_text()
         for text in ("CC BY-NC-SA 4.0", "Peterson", "| inversion |", "detection/psi_0.7", "Misuse"):
             assert text in card
         assert "$" not in card

@@ -19,7 +19,8 @@ LEVELS = [
     "fxjax.images fxjax.sharding fxjax.memory",
     "fxjax.nn fxjax.nn.ops",
     "fxjax.nn.layers fxjax.nn.generator fxjax.nn.statistics fxjax.checkpoint",
-    "fxjax.nn.stylegan1 fxjax.nn.stylegan2 fxjax.nn.vgg16 fxjax.nn.lpips fxjax.nn.fader fxjax.nn.liu_jin",
+    "fxjax.nn.stylegan1 fxjax.nn.stylegan2 fxjax.nn.vgg16 fxjax.nn.lpips fxjax.nn.fader "
+    "fxjax.nn.liu_jin",
     "fxjax.zoo fxjax",
     "fxjax.losses fxjax.detect fxjax.align fxjax.data fxjax.augment fxjax.objective",
     "fxjax.expression fxjax.paste",
@@ -27,7 +28,7 @@ LEVELS = [
     "fxjax.pivotal fxjax.train_features fxjax.train_labels",
     "fxjax.score fxjax.search",
     "fxjax.report fxjax.transfer_types",
-    "fxjax.engine",
+    "fxjax.engine fxjax.label_engine",
     "fxjax.assess",
     "fxjax.transfer_report",
 ]

@@ -206,7 +206,8 @@ def test_killed_runs_go_on_and_end_alike_bit_for_bit(home, tmp_path, root, monke
     killed, calls = tmp_path / "killed", []
     settings = config(home, killed, steps=steps, save_seconds=0.0)
     flags = [f"--{name}={getattr(settings, name)}" for name in (
-        "model", "images", "out", "aligned", "steps", "batch", "devices", "save_seconds",
+        "model", "features", "images", "out", "aligned", "steps", "batch", "devices",
+        "save_seconds",
     )]  # fmt: skip
     with subprocess.Popen(
         [sys.executable, "-m", "experiments.invert", *flags],
@@ -433,7 +434,7 @@ def test_two_processes_share_the_batches(home, tmp_path, root):
         port = probe.getsockname()[1]
     settings = config(home, out, batch=1)
     flags = [f"--{name}={getattr(settings, name)}" for name in (
-        "model", "images", "out", "aligned", "steps", "batch", "devices",
+        "model", "features", "images", "out", "aligned", "steps", "batch", "devices",
     )]  # fmt: skip
     flags += [f"--coordinator=127.0.0.1:{port}", "--num_processes=2"]
     processes = [
@@ -463,8 +464,8 @@ def test_pivotal_tuning_goes_on_after_a_kill_and_ends_alike(home, tmp_path, root
     killed, whole, calls = tmp_path / "killed", tmp_path / "whole", []
     settings = config(home, killed, **changes)
     flags = [f"--{name}={getattr(settings, name)}" for name in (
-        "model", "images", "out", "aligned", "steps", "batch", "devices", "pivotal_steps",
-        "pivotal_rate",
+        "model", "features", "images", "out", "aligned", "steps", "batch", "devices",
+        "pivotal_steps", "pivotal_rate",
     )]  # fmt: skip
     with subprocess.Popen(
         [sys.executable, "-m", "experiments.invert", *flags],

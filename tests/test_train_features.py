@@ -328,6 +328,20 @@ def test_bad_settings(files):
         feature_training.run(feature_training.Run(**files), SMOKE)
 
 
+def test_a_table_without_ratings(files, capsys):
+    """As experiments.prepare_omi writes it."""
+    rows = list(csv.DictReader(pathlib.Path(files["table"]).read_text().splitlines()))
+    lines = ["filename,source_id,kind,held_back,training_weight"]
+    lines += [
+        f"{r['filename']},{r['source_id']},base,{k % 2},{1 - k % 2}" for k, r in enumerate(rows)
+    ]
+    pathlib.Path(files["table"]).write_text("\n".join(lines))
+    feature_training.run(feature_training.Run(**files), SMOKE)
+    assert "no ratings" in capsys.readouterr().out
+    card = json.loads(pathlib.Path(files["out"], "export", "model.json").read_text())
+    assert list(card["held_back"]) == ["landmark_error"]
+
+
 def test_presets():
     assert chosen_preset(["--preset=smoke", "--out=x"]) == "smoke"
     assert chosen_preset(["--out=x"]) == "faces"

@@ -75,9 +75,9 @@ def load(
     """A model of the zoo by name, or of any model folder (local or gs://).
 
     `part` is "generator", "discriminator", "features", "heads" (of LPIPS), "autoencoder" or
-    "classifier"; by default the generator, or else the features, or else the first there is. `dtype` is what it computes in,
-    `param_dtype` what its weights are kept in. Raises FileNotFoundError if there is no such model,
-    ValueError if it is damaged or unknown.
+    "classifier"; by default the generator, or else the features, or else the first there is.
+    `dtype` is what it computes in, `param_dtype` what its weights are kept in. Raises
+    FileNotFoundError if there is no such model, ValueError if it is damaged or unknown.
     """
     folder = find(name_or_directory)
     card = checkpoint.read_card(folder)

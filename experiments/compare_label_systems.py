@@ -1,0 +1,88 @@
+"""Liu & Jin's network beside Fader Networks: both trained on the same data, here, in alternation.
+
+    python -m experiments.compare_label_systems --data=faces.zip --table=faces.csv \
+        --images=20000 --out=runs/compare_labels
+
+Writes comparison.csv and comparison.md (each measure, the difference, the paper's claim),
+curves.csv (seconds and reconstruction loss of every step) and a sample sheet of each model. Times
+are of training steps alone, the first of each left out; memory is what the compiled step needs.
+"""
+
+import dataclasses
+from typing import Annotated
+
+import numpy as np
+
+from experiments import label_comparison, label_table, label_training
+from experiments.label_training import Run
+from experiments.launch import launch
+from fxjax import files, images
+from fxjax.train_labels import Settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Each field is a flag."""
+
+    data: Annotated[str, "folder or zip of pictures"]
+    table: Annotated[str, "CSV: file,expression[,person], or filename,happy (ratings)"]
+    out: Annotated[str, "folder for the tables"] = "runs/compare_labels"
+    images: Annotated[int, "pictures that each model is trained on"] = 20000
+    judge_images: Annotated[int, "pictures for the classifiers that judge"] = 10000
+    faces: Annotated[int, "held-back faces that are measured, at most"] = 64
+    identity: Annotated[bool, "measure identities with dlib"] = True
+    size: Annotated[int, "side of the pictures"] = Settings.size
+    channels: Annotated[int, "3: colour, 1: grey"] = Settings.channels
+    base: Annotated[int, "channels after the first layer"] = Settings.base
+    most: Annotated[int, "most channels"] = Settings.most
+    batch: Annotated[int, "pictures per step"] = Settings.batch
+    rate: Annotated[float, "Adam's rate"] = Settings.rate
+    adversary: Annotated[float, "weight of the latent loss"] = Settings.adversary
+    least: Annotated[int, "expressions of fewer pictures are left out"] = Run.least
+    seed: Annotated[int, "of weights and data order"] = 0
+
+
+def main(config: Config) -> None:
+    """Reads, trains both, judges both, writes."""
+    settings = Settings(
+        **{
+            name: getattr(config, name)
+            for name in ("size", "channels", "base", "most", "batch", "rate", "adversary", "seed")
+        }
+    )
+    options = Run(data=config.data, table=config.table, least=config.least)
+    faces, held_back = label_training.read(options, settings)
+    if len(np.unique(held_back.classes)) < len(faces.expressions):
+        raise ValueError(
+            f"{config.data} has too few people: each expression needs one that is held back"
+        )
+    order = np.random.default_rng(0).permutation(len(held_back.classes))[: config.faces]
+    few = held_back._replace(pictures=held_back.pictures[order], classes=held_back.classes[order])
+    runs = label_comparison.train_both(settings, faces, config.images)
+    steps = max(1, config.judge_images // config.batch)
+    judge = label_comparison.judge_of(faces, settings, steps=steps)
+    dlib = label_comparison.judges() if config.identity else None
+    goal = max(float(label_comparison.smoothed(run.losses)[-1]) for run in runs.values())
+    found: dict[str, dict[str, float]] = {}
+    for name, run in runs.items():
+        found[name] = label_table.measures(run, goal) | label_comparison.quality(
+            run, few, judge, dlib
+        )
+        found[name]["latent leakage"] = label_comparison.leakage(run, faces, held_back, steps=steps)
+        images.save_image(
+            f"{config.out}/{name}.png", label_training.sheet(run.settings, run.state, few)
+        )
+    setting = (
+        f"{config.images} pictures each at {config.size} px in batches of {config.batch}, "
+        f"{len(faces.expressions)} expressions (chance: {1 / len(faces.expressions):.3f})"
+    )
+    out = files.absolute(config.out)
+    files.write(out / "comparison.csv", label_table.as_csv(found).encode())
+    files.write(out / "curves.csv", label_table.curves(runs).encode())
+    text = label_table.as_markdown(found, setting)
+    files.write(out / "comparison.md", text.encode())
+    print(text)
+
+
+if __name__ == "__main__":
+    launch(Config, main)

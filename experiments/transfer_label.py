@@ -1,0 +1,113 @@
+"""A named expression for the faces in photos, in one pass each.
+
+    python -m experiments.transfer_label --image=photo.jpg --expression=happiness \
+        --model=runs/liu_jin/export --out=runs/happy
+
+--image takes a photo, a folder, a glob or a .txt list. --expression=all writes every expression
+that the model knows and a contact sheet of the face. Writes NAME.png (or NAME_EXPRESSION.png and
+NAME_sheet.png) at the photo's own size, and results.csv. Exit status 1 if a photo failed; all
+others are done.
+"""
+
+import csv
+import dataclasses
+import io
+import sys
+from typing import Annotated
+
+import numpy as np
+from etils import epath
+from tqdm import tqdm
+
+from experiments import photos, transfer_files
+from experiments.launch import launch
+from fxjax import align, files
+from fxjax.images import contact_sheet, save_image, to_uint8
+from fxjax.label_engine import LabelEngine
+from fxjax.transfer_types import Located, Pixels
+
+CELL = 256  # pixels of a face on the contact sheet
+GAP = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Each field is a flag."""
+
+    image: Annotated[str, "a photo, a folder, a glob or a list of photos"]
+    expression: Annotated[str, "which, or all"]
+    model: Annotated[str, "label-driven model: a folder or the name of a shipped model"]
+    out: Annotated[str, "folder for the results"] = "runs/transfer_label"
+    strength: Annotated[float, "how much of it, from 0 (none) to 1"] = 1.0
+    face: Annotated[str, "whose: largest, all, a number (left to right), or x,y"] = "largest"
+    poisson: Annotated[bool, "blend by gradients rather than by colours"] = False
+
+
+def main(config: Config) -> None:
+    """Changes every photo; a bad one gets its row and does not end the rest."""
+    if not 0 <= config.strength <= 1:
+        raise ValueError(f"--strength={config.strength:g}: want 0 (none) to 1")
+    out = files.absolute(config.out)
+    engine = LabelEngine(config.model, poisson=config.poisson)
+    everything = config.expression == "all"
+    wanted = engine.expressions if everything else (config.expression,)
+    for name in wanted:
+        engine.label(name)  # raises for one that is not known, before any work
+    found, _ = photos.find(config.image, out)
+    note, rows = transfer_files.note(config.model), []
+    names = photos.photo_names(found)
+    for path, name in tqdm(list(zip(found, names, strict=True)), disable=None, unit="photos"):
+        row = {"photo": str(path), "name": name, "faces": 0, "status": "ok"}
+        try:
+            faces, results = _changed(engine, config, path, wanted)
+            row["faces"] = len(faces)
+        except (ValueError, OSError) as error:
+            row["status"] = " ".join(str(error).split())
+            print(f"{name}: {row['status']}", file=sys.stderr)
+        else:
+            for expression, photo in zip(wanted, results, strict=True):
+                end = f"_{expression}" if everything else ""
+                save_image(out / f"{name}{end}.png", photo, note=note)
+            if everything:
+                save_image(out / f"{name}_sheet.png", _sheet(faces, results), note=note)
+        rows.append(row)
+    _write(out / "results.csv", rows)
+    failed = [row for row in rows if row["status"] != "ok"]
+    print(f"{len(rows) - len(failed)} of {len(rows)} photos are done; they are in {out}")
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(rows)} photos failed: {failed[0]['status']}")
+
+
+def _changed(
+    engine: LabelEngine, config: Config, path: epath.Path, wanted: tuple[str, ...]
+) -> tuple[list[Located], list[Pixels]]:
+    """The chosen faces, and the photo with all of them changed, for each expression."""
+    faces = engine.locate(path, config.face)
+    results = [faces[0].photo] * len(wanted)
+    for face in faces:
+        for k, expression in enumerate(wanted):
+            here = dataclasses.replace(face, photo=results[k])
+            results[k] = engine.change(here, [expression], config.strength)[0]
+    return faces, results
+
+
+def _sheet(faces: list[Located], results: list[Pixels]) -> Pixels:
+    """A row for each face: as it is, then with each expression, in the order of the names."""
+    cells = []
+    for face in faces:
+        size = len(face.crop.image)
+        place = face.crop.photo_from_crop @ align.whole_square(size, CELL)
+        cells += [to_uint8(align.cut(photo, place, CELL)) for photo in (face.photo, *results)]
+    return contact_sheet(np.stack(cells), columns=1 + len(results), gap=GAP)
+
+
+def _write(path: epath.Path, rows: list[dict]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    files.write(path, text.getvalue().encode())
+
+
+if __name__ == "__main__":
+    launch(Config, main)

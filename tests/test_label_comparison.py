@@ -1,0 +1,104 @@
+"""The comparison of the label-driven models: its measures, and the whole command, tiny."""
+
+import csv
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from experiments import compare_label_systems, label_comparison, label_table
+from experiments.label_comparison import Trained
+from experiments.label_data import Labelled
+from fxjax import train_labels
+from fxjax.images import save_image
+from fxjax.nn.fader import Classifier, Fader
+from fxjax.nn.liu_jin import LiuJin
+
+RANDOM = np.random.default_rng(0)
+FOUR = ("a", "b", "c", "d")
+
+
+def test_multiply_accumulates_are_those_of_the_architectures():
+    fader = nnx.eval_shape(lambda: Fader(256, FOUR, rngs=nnx.Rngs(0)))
+    folded = nnx.eval_shape(lambda: LiuJin(256, FOUR, rngs=nnx.Rngs(0)))
+    assert label_comparison.multiply_accumulates(fader) == pytest.approx(1.278e9, rel=1e-3)
+    assert label_comparison.multiply_accumulates(folded) == pytest.approx(1.002e9, rel=1e-3)
+    assert label_comparison.parameters(folded) == 7_897_007
+
+
+def run_of(losses: list[float], seconds: float) -> Trained:
+    settings = train_labels.Settings(size=16)
+    return Trained(settings, None, [seconds] * len(losses), losses, 1.0)  # pyright: ignore
+
+
+def test_time_to_a_loss_is_where_the_smoothed_curve_gets():
+    losses = list(np.linspace(2, 0, 101))
+    assert label_comparison.smoothed(losses)[50] == pytest.approx(np.mean(losses[31:51]))
+    slow, fast = run_of(losses, 2.0), run_of(losses, 1.0)
+    wanted = next(k for k in range(19, 101) if np.mean(losses[k - 19 : k + 1]) <= 1.0)
+    assert label_comparison.seconds_to(fast, 1.0) == wanted + 1
+    assert label_comparison.seconds_to(slow, 1.0) == 2 * (wanted + 1)
+    assert math.isnan(label_comparison.seconds_to(slow, 0.01))
+
+
+def test_balanced_accuracy_weighs_expressions_alike():
+    classes = np.array([0] * 9 + [1])
+    assert label_comparison.balanced_accuracy(np.zeros(10), classes) == 0.5
+    assert label_comparison.balanced_accuracy(classes, classes) == 1.0
+
+
+def bright(count: int) -> Labelled:
+    """Pictures whose expression is how bright their lower half is."""
+    classes = np.arange(count) % 2
+    pictures = RANDOM.integers(0, 128, (count, 16, 16, 3)).astype(np.uint8)
+    pictures[:, 8:] += (100 * classes)[:, None, None, None].astype(np.uint8)
+    return Labelled(pictures, classes.astype(np.int32), ("dark", "light"))
+
+
+def test_fresh_classifiers_learn_what_is_there():
+    faces = bright(64)
+    judge = Classifier(16, faces.expressions, base=4, most=8, rngs=nnx.Rngs(0))
+    judge = label_comparison.fit(judge, faces.pictures, faces, steps=60, batch=16)
+    later = bright(40)
+    scores = judge(jnp.asarray(later.pictures.astype(np.float32) / 127.5 - 1))
+    found = np.asarray(jnp.argmax(scores, axis=1))
+    assert label_comparison.balanced_accuracy(found, later.classes) > 0.9
+
+
+def test_command_writes_the_table(tmp_path, capsys):
+    rows = ["file,person,expression"]
+    faces = bright(60)
+    for k, (picture, kind) in enumerate(zip(faces.pictures, faces.classes, strict=True)):
+        save_image(tmp_path / "faces" / f"{k}.png", picture)
+        rows.append(f"{k}.png,{'someone' if kind else 'who'}{k % 40},{faces.expressions[kind]}")
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    config = compare_label_systems.Config(
+        data=str(tmp_path / "faces"), table=str(tmp_path / "t.csv"), out=str(tmp_path / "out"),
+        images=320, judge_images=80, size=16, base=2, most=4, batch=8, least=1, identity=False,
+    )  # fmt: skip
+    compare_label_systems.main(config)
+    with (tmp_path / "out" / "comparison.csv").open() as file:
+        table = {row["measure"]: row for row in csv.DictReader(file)}
+    whole = table["parameters (256 px, 4 labels)"]
+    assert (whole["Liu & Jin"], whole["Fader"]) == ("7897007", "14032352")
+    assert (whole["difference"], whole["the paper's claim"]) == ("-43.7 %", "-43.7 %")
+    for name in ("PSNR", "SSIM", "expression accuracy", "latent leakage", "MB that a step needs"):
+        assert np.isfinite(float(table[name]["Fader"])), name
+    assert float(table["seconds per 1,000 images"]["Fader"]) > 0
+    assert table["seconds per 1,000 images"]["the paper's claim"] == "-36 %"
+    curves = (tmp_path / "out" / "curves.csv").read_text().splitlines()
+    assert curves[0] == "step,liu_jin_seconds,liu_jin_loss,fader_seconds,fader_loss"
+    assert len(curves) == 41
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    assert text in capsys.readouterr().out
+    assert "| parameters (256 px, 4 labels) | 7897007 | 14032352 | -43.7 % | -43.7 % |" in text
+    for name in ("fader", "liu_jin"):
+        assert (tmp_path / "out" / f"{name}.png").exists()
+
+
+def test_claims_stand_beside_their_measures():
+    assert label_table.claim_of("seconds to a reconstruction loss of 0.1") == "-36 %"
+    assert label_table.claim_of("PSNR") == "better"
+    assert label_table.claim_of("latent leakage") == ""

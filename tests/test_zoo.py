@@ -1,0 +1,50 @@
+"""What ships: it loads by name, draws its own samples, stays small, and says what it is."""
+
+import numpy as np
+import pytest
+
+import fxjax
+from experiments import sample
+from fxjax import checkpoint, zoo
+from fxjax.images import load_image
+
+
+@pytest.fixture(scope="module")
+def home():
+    return zoo.find("faces")
+
+
+def test_every_part_loads_by_name():
+    generator = fxjax.load("faces")
+    features = fxjax.load("faces", part="features")
+    statistics = fxjax.load("faces", part="statistics")
+    assert "block3_conv3" in features.names
+    mean = checkpoint.flatten(statistics)["mean"]
+    np.testing.assert_allclose(mean, generator.w_mean[...], atol=2e-3)  # kept in float16
+
+
+def test_an_unknown_name_lists_what_there_is():
+    with pytest.raises(FileNotFoundError, match=r"no model 'fases'.*\(.*faces.*\)"):
+        fxjax.load("fases")
+
+
+def test_the_samples_are_its_own(home, tmp_path):
+    shown = sorted((home / "samples").glob("seed*.png"))
+    assert len(shown) == 8
+    seeds = ",".join(str(int(path.stem[4:])) for path in shown)
+    sample.main(sample.Config(model="faces", seeds=seeds, psi=0.7, out=str(tmp_path)))
+    for path in shown:
+        drawn, kept = load_image(tmp_path / path.name), load_image(path)
+        assert np.abs(drawn.astype(int) - kept).max() <= 8  # its weights are kept in float16
+        assert np.abs(drawn.astype(int) - kept).mean() < 0.5
+
+
+def test_it_is_small_and_has_a_card(home):
+    def size(folder):
+        return sum(size(p) if p.is_dir() else p.stat().length for p in folder.iterdir())
+
+    assert size(home) <= 22e6
+    card = (home / "card.md").read_text()
+    for words in ("CC BY-NC-SA 4.0", "Misuse", "Limits", "dlib"):
+        assert words in card
+    assert checkpoint.read_card(home)["licence"] == "CC BY-NC-SA 4.0"
