@@ -1,6 +1,8 @@
 # Each target makes the environment it needs, on a machine with only Python 3.11+, g++ and make.
 
 PYTHON ?= python3
+# The sample that changes in the demo.
+FACE ?= seed0000
 # Versions from pyenv count too: their commands on PATH work only where they are switched on.
 find_python = $(firstword $(shell for p in $(foreach v,$(1),python$(v) \
 	$(wildcard $(HOME)/.pyenv/versions/$(v).*/bin/python)); do \

@@ -49,7 +49,7 @@ class Settings:
     kimg: Annotated[float, "thousands of pictures to train on"] = 400.0
     rate: Annotated[float, "Adam's rate"] = 0.0005
     fall: Annotated[float, "share of the run in whose end the rate falls to 0"] = 0.2
-    adversary: Annotated[float, "weight of the latent loss when it has grown"] = 0.01
+    adversary: Annotated[float, "weight of the latent loss when it has grown"] = 0.03
     grow: Annotated[float, "share of the run in which it grows from 0"] = 0.32
     dropout: Annotated[float, "of the latent discriminator"] = 0.3
     sharpness: Annotated[float, "weight of a discriminator of pictures; 0: there is none"] = 0.0

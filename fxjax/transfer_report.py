@@ -211,7 +211,8 @@ def _plot(ranked: Ranked, pictures: Mapping[int, Photo]) -> str:
     if not good.any():
         return "<p>No mask has finite losses.</p>"
     # A few masks far off would press all others together: they are drawn on the border.
-    right, top = (max(1.05, 1.2 * float(np.quantile(each[good], 0.9))) for each in (x, y))
+    spread = (1.2 * float(np.quantile(each[good], 0.9)) for each in (x, y))
+    right, top = (min(max(1.05, most), 1.6) for most in spread)
 
     def spot(place: int) -> tuple[float, float]:
         return 46 + (WIDE - 60) * float(x[place]) / right, HIGH - 40 - (HIGH - 54) * float(

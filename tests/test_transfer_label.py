@@ -102,7 +102,7 @@ def test_grey_models_change_brightness_alone(tmp_path):
     photo = grey.change(face, [farthest])[0].astype(int)
     difference = photo - ASTRONAUT
     inside = np.all((photo > 0) & (photo < 255), axis=2)
-    assert np.abs(difference).max() > 3
+    assert np.abs(difference).max() > 1  # not rounding alone
     spread = np.ptp(difference, axis=2)[inside]
     assert np.percentile(spread, 99) <= 2  # red, green and blue move together
 

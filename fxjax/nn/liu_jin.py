@@ -48,10 +48,6 @@ class Decoder(nnx.Module):
             Conv(labels, outputs, 3, use_bias=False, param_dtype=param_dtype, rngs=rngs)
             for outputs in each[1:]
         )
-        for label, inputs in zip(self.labels, each, strict=False):
-            # as small as if the labels were appended to the inputs: else they drown these
-            share = jnp.asarray((labels / (inputs + labels)) ** 0.5, param_dtype)
-            label.kernel[...] = label.kernel[...] * share
         self.norms = nnx.List(BatchNorm(width, param_dtype=param_dtype) for width in each[1:-1])
         self.dtype = dtype
 

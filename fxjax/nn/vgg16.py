@@ -31,14 +31,15 @@ class VGG16(nnx.Module):
         self,
         widths: Sequence[int] = (64, 128, 256, 512, 512),
         *,
-        mean: Sequence[float],
-        deviation: Sequence[float],
+        mean: Sequence[float | int],
+        deviation: Sequence[float | int],
         bgr: bool,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        self.mean, self.deviation, self.bgr = tuple(mean), tuple(deviation), bgr
+        self.mean, self.deviation = tuple(map(float, mean)), tuple(map(float, deviation))
+        self.bgr = bgr
         self.dtype = dtype
         channels, blocks = 3, []
         for width, count in zip(widths, BLOCKS, strict=False):
