@@ -422,7 +422,7 @@ def test_defaults_are_those_of_the_inversion(home, tmp_path):
     assert given.layers == ()
     single = loss_runs.inversion_of(given, "block2_conv1")
     assert single.layers == ("block2_conv1",)
-    standard = inversion.Config("m", "i", "o", features="f", loss="perceptual")
+    standard = inversion.Config("i", "o", model="m", features="f", loss="perceptual")
     assert dataclasses.replace(single, layers=standard.layers) == standard
 
 
