@@ -213,11 +213,11 @@ def test_killed_runs_go_on_and_end_alike_bit_for_bit(home, tmp_path, root, monke
         [sys.executable, "-m", "experiments.invert", *flags],
         cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     ) as process:  # fmt: skip
-        limit = time.monotonic() + 60
+        limit = time.monotonic() + 240
         state = killed / "state" / "place0.npz"
         while not state.exists() and process.poll() is None and time.monotonic() < limit:
             time.sleep(0.01)
-        time.sleep(0.2)
+        time.sleep(0.02)  # longer, and a busy machine may see the batch end
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     assert state.exists()
@@ -471,7 +471,7 @@ def test_pivotal_tuning_goes_on_after_a_kill_and_ends_alike(home, tmp_path, root
         [sys.executable, "-m", "experiments.invert", *flags],
         cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     ) as process:  # fmt: skip
-        limit = time.monotonic() + 90
+        limit = time.monotonic() + 240
         while process.poll() is None and time.monotonic() < limit:
             if (killed / "tuned" / "made0.npz").exists():
                 break
