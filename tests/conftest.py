@@ -1,5 +1,6 @@
 """Four virtual CPU devices and a compile cache for all tests; set before jax is imported."""
 
+import gc
 import os
 import pathlib
 
@@ -10,7 +11,16 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".cache" / "jax")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
+import jax  # noqa: E402
 import pytest  # noqa: E402
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs():
+    """Frees a file's compiled programs: thousands in one process exhaust its memory maps."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
