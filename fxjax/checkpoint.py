@@ -101,6 +101,8 @@ def save_model(
             for name, flat in host.items():
                 with _checkpointer() as checkpointer:
                     checkpointer.save(folder / name, args=ocp.args.PyTreeSave(flat))
+                # Orbax looks on gs:// for this file, and writes this machine's path into it
+                (folder / name / "commit_success.txt").write_text("committed\n")
                 cards[name]["sha256"] = _digest(folder / name)
             (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
     except FileExistsError:

@@ -179,6 +179,17 @@ def _texts() -> list[pathlib.Path]:
     return kept + list(ROOT.glob("*.md"))
 
 
+def test_no_path_of_a_machine_in_shipped_files():
+    """Checkpoints, pictures and tables too: tools like to write down where they ran."""
+    found = [
+        path.relative_to(ROOT).as_posix()
+        for folder in ("fxjax/zoo", "training", "docs", "tests/data")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and re.search(rb"/(?:[w]ork|[r]oot|[t]mp|[h]ome)/\w", path.read_bytes())
+    ]
+    assert not found
+
+
 @pytest.mark.parametrize("path", _texts(), ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_no_trace_of_a_workplace(path):
     # Written with classes of one letter, so that this file does not match itself.
