@@ -17,7 +17,6 @@ from experiments import label_training
 from experiments.label_data import Labelled
 from fxjax import assess, detect, images, metrics, sharding, train_labels
 from fxjax.nn.fader import Classifier, Fader, LatentDiscriminator, Moments
-from fxjax.nn.liu_jin import LiuJin
 from fxjax.train_labels import Settings, TrainState
 
 BLOCK = 5  # steps of one model before it is the other's turn
@@ -76,7 +75,7 @@ def parameters(module: nnx.Module) -> int:
     return sum(variable.get_value().size for _, variable in leaves)
 
 
-def multiply_accumulates(model: Fader | LiuJin) -> int:
+def multiply_accumulates(model: Fader) -> int:
     """Of one picture's pass, as it is run, convolutions only; labels count as input channels."""
     total = sum(
         (model.size >> (k + 1)) ** 2 * math.prod(conv.kernel.shape)
@@ -84,8 +83,6 @@ def multiply_accumulates(model: Fader | LiuJin) -> int:
     )
     for k, conv in enumerate(model.decoder.convs):
         inputs, outputs = conv.kernel.shape[2:]
-        if isinstance(model, LiuJin):
-            inputs += len(model.expressions)
         total += (4 << k) ** 2 * 16 * inputs * outputs
     return total
 

@@ -25,8 +25,7 @@ from fxjax.nn.fader import BatchNorm, Classifier, Fader, LatentDiscriminator, Mo
 from fxjax.nn.liu_jin import LiuJin
 from fxjax.types import Features
 
-MODELS: dict[str, type[Fader] | type[LiuJin]] = {"liu_jin": LiuJin, "fader": Fader}
-KERNELS = {"liu_jin": 3, "fader": 4}  # of the latent discriminators
+MODELS: dict[str, type[Fader]] = {"liu_jin": LiuJin, "fader": Fader}
 STAY = 0.99  # most of batch norm's averages that stays with a step
 
 Metrics = dict[str, Float[Array, ""]]
@@ -105,8 +104,8 @@ def fresh(settings: Settings) -> TrainState:
         "encoder": auto.encoder,
         "decoder": auto.decoder,
         "latent": LatentDiscriminator(
-            settings.size, names, kernel=KERNELS[settings.model], base=settings.base,
-            most=settings.most, dropout=settings.dropout, dtype=dtype, rngs=rngs[1],
+            settings.size, names, kernel=auto.kernel, base=settings.base, most=settings.most,
+            dropout=settings.dropout, dtype=dtype, rngs=rngs[1],
         ),
     }  # fmt: skip
     if settings.classifier:
@@ -266,7 +265,7 @@ def accuracy(logits: fader.Logits, classes: Int[Array, " batch"]) -> Float[Array
     return jnp.mean((jnp.argmax(logits, axis=1) == classes).astype(jnp.float32))
 
 
-def autoencoder(settings: Settings, state: TrainState) -> Fader | LiuJin:
+def autoencoder(settings: Settings, state: TrainState) -> Fader:
     """The trained autoencoder, to be called with pictures and labels."""
     flat = {
         f"{part}/{name}": array

@@ -84,7 +84,10 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Transposed 4x4 convolutions of stride 2, the labels appended to every input as channels."""
+    """Layers that double the size, each with a kernel for its input and the labels together.
+
+    The labels count as constant channels after those of the input. `double` is the models' own.
+    """
 
     def __init__(
         self,
@@ -92,6 +95,8 @@ class Decoder(nnx.Module):
         channels: int,
         labels: int,
         *,
+        kernel: int,
+        use_bias: bool,
         base: int = 32,
         most: int = 512,
         dtype: DTypeLike = jnp.float32,
@@ -100,28 +105,42 @@ class Decoder(nnx.Module):
     ):
         each = (*widths(size, base, most)[::-1], channels)
         self.convs = nnx.List(
-            Conv(inputs + labels, outputs, 4, use_bias=False, param_dtype=param_dtype, rngs=rngs)
+            Conv(
+                inputs + labels, outputs, kernel, use_bias=use_bias, param_dtype=param_dtype,
+                rngs=rngs,
+            )
             for inputs, outputs in itertools.pairwise(each)
-        )
+        )  # fmt: skip
         self.norms = nnx.List(BatchNorm(width, param_dtype=param_dtype) for width in each[1:-1])
-        self.dtype = dtype
+        self.labels, self.dtype = labels, dtype
 
     def __call__(self, latent: Features, labels: Labels, found: Moments | None = None) -> Features:
         """The latent as a picture in [-1, 1], float32. ValueError for labels that do not fit."""
+        if labels.shape[-1] != self.labels:
+            raise ValueError(
+                f"{labels.shape[-1]} labels given; this model knows {self.labels} expressions"
+            )
         x = latent.astype(self.dtype)
-        check_labels(labels, self.convs[0].kernel.shape[2] - x.shape[-1])
         for k, conv in enumerate(self.convs):
-            maps = labels.astype(x.dtype)[:, None, None, :]
-            maps = jnp.broadcast_to(maps, (*x.shape[:3], labels.shape[1]))
-            x = jnp.concatenate([x, maps], axis=-1)
-            x = transposed_conv(x, conv.kernel[...].astype(x.dtype))
+            x = self.double(x, labels, conv)
             if k < len(self.norms):
                 x = jax.nn.relu(self.norms[k](x, found))
         return jnp.tanh(x.astype(jnp.float32))
 
+    def double(self, x: Features, labels: Labels, conv: Conv) -> Features:
+        """A layer without its norm: transposed 4x4 convolution, the labels appended as channels."""
+        maps = labels.astype(x.dtype)[:, None, None, :]
+        maps = jnp.broadcast_to(maps, (*x.shape[:3], self.labels))
+        x = jnp.concatenate([x, maps], axis=-1)
+        return conv.add_bias(ops.transposed_conv(x, conv.kernel[...].astype(x.dtype)))
+
 
 class Fader(nnx.Module):
     """The autoencoder. `expressions` names the labels, in their order."""
+
+    decoder_class = Decoder
+    kernel = 4
+    use_bias = False  # in the decoder
 
     def __init__(
         self,
@@ -137,17 +156,22 @@ class Fader(nnx.Module):
     ):
         self.size, self.channels, self.expressions = size, channels, tuple(expressions)
         self.encoder = Encoder(
-            size, channels, kernel=4, base=base, most=most, dtype=dtype, param_dtype=param_dtype,
-            rngs=rngs,
-        )  # fmt: skip
-        self.decoder = Decoder(
-            size, channels, len(self.expressions), base=base, most=most, dtype=dtype,
+            size, channels, kernel=self.kernel, base=base, most=most, dtype=dtype,
             param_dtype=param_dtype, rngs=rngs,
+        )  # fmt: skip
+        self.decoder = self.decoder_class(
+            size, channels, len(self.expressions), kernel=self.kernel, use_bias=self.use_bias,
+            base=base, most=most, dtype=dtype, param_dtype=param_dtype, rngs=rngs,
         )  # fmt: skip
 
     def __call__(self, pictures: Features, labels: Labels) -> Features:
         """The pictures with other expressions; one label for each expression, 0 to 1, sum 1."""
-        check_pictures(pictures, self.size, self.channels)
+        if pictures.shape[1:] != (self.size, self.size, self.channels):
+            raise ValueError(
+                f"pictures of {pictures.shape[2]}x{pictures.shape[1]}x{pictures.shape[3]} given; "
+                f"this model takes {self.size}x{self.size}x{self.channels} "
+                f"({'grey' if self.channels == 1 else 'colour'})"
+            )
         return self.decoder(self.encoder(pictures), labels)
 
 
@@ -271,53 +295,6 @@ def _halved_by_matrix(x: Features, kernel: Float[Array, "rows rows channels out"
     return jnp.concatenate(parts, axis=-1) @ kept.reshape(len(parts) * channels, out)
 
 
-@jax.custom_vjp
-def transposed_conv(x: Features, kernel: Float[Array, "4 4 channels out"]) -> Features:
-    """The transposed 4x4 convolution of stride 2 that doubles the size.
-
-    Forward as one dense 2x2 convolution for the four pixels of each block, backward as the
-    stride-2 convolution: what `ops.nearest_up_conv` does, so that neither model has faster code.
-    """
-    batch, height, width, channels = x.shape
-    out = kernel.shape[3]
-    phases = jnp.stack(
-        [jnp.stack([kernel[i::2, j::2] for j in (0, 1)], axis=-2) for i in (0, 1)], axis=-3
-    )
-    y = ops.conv(x, phases.reshape(2, 2, channels, 4 * out), padding=EDGE)
-    y = y.reshape(batch, height + 1, width + 1, 2, 2, out)
-    rows = [
-        jnp.stack([y[:, i : i + height, j : j + width, i, j] for j in (0, 1)], axis=3)
-        for i in (0, 1)
-    ]
-    return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, out)
-
-
-def dilated_conv(x: Features, kernel: Float[Array, "4 4 channels out"]) -> Features:
-    """`transposed_conv` with zeros between the pixels."""
-    return ops.conv(x, kernel, padding=((2, 2), (2, 2)), dilation=2)
-
-
-transposed_conv.defvjp(
-    lambda x, kernel: (transposed_conv(x, kernel), (x, kernel)),
-    lambda saved, cotangent: jax.vjp(dilated_conv, *saved)[1](cotangent),
-)
-
-
 def widths(size: int, base: int, most: int) -> tuple[int, ...]:
     """Channels after each halving, down to 4x4; ValueError for a size that is no power of two."""
     return tuple(min(base << k, most) for k in range(levels(size) - 1))
-
-
-def check_labels(labels: Labels, wanted: int) -> None:
-    """ValueError unless there is a label for each expression."""
-    if labels.shape[-1] != wanted:
-        raise ValueError(f"{labels.shape[-1]} labels given; this model knows {wanted} expressions")
-
-
-def check_pictures(pictures: Features, size: int, channels: int) -> None:
-    """ValueError unless the pictures are what the model was made for."""
-    if pictures.shape[1:] != (size, size, channels):
-        raise ValueError(
-            f"pictures of {pictures.shape[2]}x{pictures.shape[1]}x{pictures.shape[3]} given; this "
-            f"model takes {size}x{size}x{channels} ({'grey' if channels == 1 else 'colour'})"
-        )
