@@ -1,18 +1,16 @@
-"""The run behind `experiments.train_features`: labelled data, presets, the loop, the export."""
+"""The run behind `experiments.train_features`: labelled data, presets, and the export."""
 
-import csv
 import dataclasses
-import io
-import signal
-import time
+import functools
+import math
 from typing import Annotated, Any
 
 import jax
 import numpy as np
 from etils import epath
 
-from experiments import labelled_faces
-from fxjax import checkpoint, files, images, snapshot, train_features
+from experiments import labelled_faces, runloop
+from fxjax import checkpoint, images, sharding, train_features
 from fxjax.nn.vgg16 import VGG16
 from fxjax.train_features import Faces, Settings, TrainState
 from fxjax.types import Images
@@ -32,9 +30,16 @@ class Run:
     data: Annotated[str, "folder or zip of pictures, twice as large as the views"]
     table: Annotated[str, "CSV: filename, kind, source_id, and a column for each rating"]
     landmarks: Annotated[str, "npz: filename, landmarks (256 px coordinates), check_px"]
-    out: Annotated[str, "folder for the checkpoint, the model and metrics.csv"]
-    report_every: Annotated[int, "steps between lines of progress"] = 50
+    out: Annotated[str, "folder for checkpoints, the model and metrics.csv"]
+    report_every: Annotated[int, "steps between lines of progress, at most 100"] = 50
     save_minutes: Annotated[float, "minutes between checkpoints"] = 3.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept(Settings):
+    """The settings that a checkpoint must have: there are as many ratings as in the table."""
+
+    ratings: int = 0
 
 
 def run(options: Run, settings: Settings) -> None:
@@ -50,94 +55,25 @@ def run(options: Run, settings: Settings) -> None:
         )
     faces, held_back = labelled_faces.read(options.data, options.table, options.landmarks, settings)
     ratings = faces.ratings.shape[1]
-    state = restore(options.out, settings, ratings)
-    if state is None:
-        state = train_features.fresh(settings, ratings)
-    print(f"{len(faces.weights)} pictures; from view {int(state.views)}", flush=True)
-    stopped: list[int] = []
-    signals = signal.SIGTERM, signal.SIGINT
-    before = [signal.signal(number, lambda number, _: stopped.append(number)) for number in signals]
-    try:
-        state = _loop(options, settings, state, faces, stopped)
-    finally:
-        for number, handler in zip(signals, before, strict=True):
-            signal.signal(number, handler)
-    save(options.out, settings, state)
-    export(options, settings, state, faces, held_back)
-    if stopped:
-        print(f"stopped after {int(state.views)} views; the same command goes on from there")
-        raise KeyboardInterrupt
-    print(f"finished after {int(state.views)} views")
-
-
-def _loop(
-    options: Run, settings: Settings, state: TrainState, faces: Faces, stopped: list[int]
-) -> TrainState:
-    total, log = settings.kviews * 1000, Log(options.out, int(state.views))
-    seen, waiting = int(state.views), []
-    saved = since = time.monotonic()
-    last = seen
-    while seen < total and not stopped:
-        state, metrics = train_features.train_step(settings, state, faces)
-        waiting.append(metrics)
-        seen += settings.batch
-        if seen // settings.batch % options.report_every:
-            continue
-        row = {name: float(np.mean([m[name] for m in waiting])) for name in metrics}
-        row |= {"views": seen, "broken": float(metrics["broken"])}
-        waiting.clear()
-        now = time.monotonic()
-        speed, last, since = (seen - last) / (now - since), seen, now
-        _check(settings, int(row.pop("broken")))
-        log.write(row | {"views_per_second": speed}, total)
-        if now - saved > options.save_minutes * 60:
-            save(options.out, settings, state)
-            saved = now
-    return state
-
-
-def _check(settings: Settings, broken: int) -> None:
-    if broken >= 0:
-        raise ValueError(
-            f"the loss is not finite from step {broken // settings.batch}; the checkpoint keeps "
-            "the last good state; try a lower --rate"
-        )
-
-
-def save(out: epath.PathLike, settings: Settings, state: TrainState) -> None:
-    """Replaces the checkpoint, never by a broken state."""
-    _check(settings, int(state.broken))
-    flat = checkpoint.flatten(snapshot.Arrays(state))
-    ratings = {"ratings": state.network.heads.ratings.bias.shape[0]}
-    checkpoint.save_model(
-        files.absolute(out) / "checkpoint",
-        "feature training",
-        {"state": (dataclasses.asdict(settings) | ratings, flat)},
-        {"views": int(state.views)},
-        overwrite=True,
+    kept = Kept(**dataclasses.asdict(settings), ratings=ratings)
+    fresh = functools.partial(train_features.fresh, settings, ratings)
+    mesh = sharding.mesh(jax.devices()[:1])
+    state = runloop.begin(options.out, kept, fresh, fresh, mesh)
+    runloop.say(f"{len(faces.weights)} pictures; from view {int(state.images)}")
+    job = runloop.Job(
+        out=options.out,
+        settings=kept,
+        total=settings.kviews * 1000,
+        step=lambda state, _: train_features.train_step(settings, state, faces),
+        draw=lambda _: {},
+        export=lambda state: export(options, settings, state, faces, held_back),
+        shown={name: f"{name} {{:.3f}}" for name in ("landmarks", "ratings", "person")},
+        unit="views",
     )
-
-
-def restore(out: epath.PathLike, settings: Settings, ratings: int) -> TrainState | None:
-    """The state that was saved, or None. ValueError if it is of other settings, or damaged."""
-    folder = files.absolute(out) / "checkpoint"
-    if not folder.exists():
-        return None
-    saved = checkpoint.read_card(folder)["parts"].get("state", {}).get("architecture", {})
-    wanted: dict[str, Any] = dataclasses.asdict(settings) | {"ratings": ratings}
-    wanted["widths"] = list(wanted["widths"])
-    differ = [
-        f"{name} {saved.get(name)} instead of {wanted.get(name)}"
-        for name in sorted(saved.keys() | wanted.keys())
-        if saved.get(name) != wanted.get(name)
-    ]
-    if differ:
-        raise ValueError(f"{folder} has {', '.join(differ)}; give the same or another --out")
-    state = jax.eval_shape(lambda: train_features.fresh(settings, ratings))
-    arrays = checkpoint.restore(folder, "state", lambda _: snapshot.Arrays(state))
-    flat = checkpoint.flatten(arrays)
-    paths, tree = jax.tree_util.tree_flatten_with_path(state)
-    return tree.unflatten([flat[jax.tree_util.keystr(path)] for path, _ in paths])
+    rhythm = runloop.Rhythm(
+        options.report_every, checkpoint_minutes=options.save_minutes, export_minutes=math.inf
+    )
+    runloop.loop(job, rhythm, state)
 
 
 def export(
@@ -145,9 +81,9 @@ def export(
 ) -> None:
     """Writes the folded, scaled features without the last block, and how well they learned."""
     measured = judge(settings, state, faces, held_back)
-    print("  ".join(f"{name} {value:.4g}" for name, value in measured.items()), flush=True)
+    runloop.say("  ".join(f"{name} {value:.4g}" for name, value in measured.items()))
     info = {
-        "views": int(state.views),
+        "views": int(state.images),
         "data": epath.Path(options.data).name,
         "settings": dataclasses.asdict(settings),
         "held_back": measured,
@@ -213,31 +149,3 @@ def _whole(faces: Faces, count: int) -> Images:
     """The first unchanged pictures at the size of the views."""
     pictures = images.from_uint8(faces.pictures[:count])
     return train_features.losses.shrink(pictures, faces.pictures.shape[1] // 2)
-
-
-class Log:
-    """A line of progress at a time, also in metrics.csv."""
-
-    def __init__(self, out: epath.PathLike, first: int):
-        self.path = files.absolute(out) / "metrics.csv"
-        self.rows: list[dict[str, Any]] = []
-        if self.path.exists():  # a run that was killed may have logged more than it had saved
-            old = csv.DictReader(io.StringIO(self.path.read_text()))
-            self.rows = [dict(row) for row in old if float(row["views"]) <= first]
-
-    def write(self, row: dict[str, float], total: float) -> None:
-        """Logs one step; "views" in it counts the views."""
-        left = (total - row["views"]) / row["views_per_second"] / 60
-        parts = "  ".join(f"{name} {row[name]:.3f}" for name in ("landmarks", "ratings", "person"))
-        print(
-            f"kviews {row['views'] / 1000:.2f} of {total / 1000:g}  "
-            f"{row['views_per_second']:.1f} views/s  {parts}  left {left:.0f} min",
-            flush=True,
-        )
-        self.rows.append({name: f"{value:.6g}" for name, value in row.items()})
-        self.rows[-1]["views"] = int(row["views"])
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(self.rows[-1]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        files.write(self.path, text.getvalue().encode())

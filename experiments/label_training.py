@@ -1,17 +1,18 @@
 """The run behind `experiments.train_label_transfer`: presets, data, sample sheets, the export."""
 
 import dataclasses
+import functools
 from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from experiments import label_data, runloop
 from experiments.label_data import Labelled
-from fxjax import checkpoint, images, metrics, sharding, snapshot, train_labels
+from fxjax import checkpoint, images, metrics, sharding, train_labels
 from fxjax.train_labels import Settings, TrainState
 from fxjax.types import Features
 
@@ -20,7 +21,10 @@ PRESETS = {
     "label64": Settings(),
     "smoke": Settings(size=16, base=4, most=8, batch=8, kimg=0.4, adversary=0.1),
 }
-SHOWN = ("reconstruction", "latent", "leak", "weight", "named", "psnr", "changed")
+SHOWN = {
+    name: f"{name} {{:.3g}}"
+    for name in ("reconstruction", "latent", "leak", "weight", "named", "psnr", "changed")
+}
 FACES = 12  # held-back faces on a sample sheet
 MEASURED = 64  # held-back pictures that measures are taken on while training
 
@@ -48,57 +52,37 @@ def run(options: Run, settings: Settings) -> TrainState:
     trained, held_back = read(options, settings)
     settings = dataclasses.replace(settings, expressions=",".join(trained.expressions))
     mesh = sharding.mesh()
-    everywhere = NamedSharding(mesh, PartitionSpec())
     faces = on_device(trained, mesh)
-    wanted = jax.eval_shape(lambda: train_labels.fresh(settings))
-    state = snapshot.restore(checkpoints(options), settings, wanted, everywhere)
-    if state is None:
-        state = sharding.replicate(train_labels.fresh(settings), mesh)
-    first = int(state.images)
+    fresh = functools.partial(train_labels.fresh, settings)
+    state = runloop.begin(options.out, settings, fresh, fresh, mesh)
     step = train_labels.compiled(settings, mesh, state, faces)
     counts = np.bincount(trained.classes)
     shares = zip(trained.expressions, counts, strict=True)
     runloop.say(
         f"{', '.join(f'{name} ({count})' for name, count in shares)}; {len(held_back.classes)} "
-        f"pictures held back; from image {first}"
+        f"pictures held back; from image {int(state.images)}"
     )
-    log = runloop.Log(options.out, settings.kimg * 1000, first, SHOWN)
     judged = held_back if len(held_back.classes) else trained
 
-    def check(broken: int) -> None:
-        if broken >= 0:
-            raise ValueError(
-                f"a loss is not finite from step {broken // settings.batch} (image {broken}); "
-                f"{checkpoints(options)} keeps the last good state; try a lower --rate"
-            )
-
-    def draw(state: TrainState) -> None:
-        check(int(state.broken))
-        log.add(measured(settings, state, judged))
+    def draw(state: TrainState) -> dict[str, float]:
         if jax.process_index() == 0:
             path = f"{options.out}/samples/{int(state.images):08d}.png"
             images.save_image(path, sheet(settings, state, judged))
-
-    def save(state: TrainState) -> None:
-        check(int(state.broken))
-        if jax.process_index() == 0:
-            snapshot.save(checkpoints(options), settings, state)
+        return measured(settings, state, judged)
 
     def write(state: TrainState) -> None:
-        check(int(state.broken))
-        if jax.process_index() == 0:
-            export(f"{options.out}/export", settings, state, epath.Path(options.data).name)
+        export(f"{options.out}/export", settings, state, epath.Path(options.data).name)
 
-    job = runloop.Job(lambda state: step(state, faces), check, draw, save, write)
-    total = settings.kimg * 1000
-    state, stopped = runloop.loop(job, options, state, batch=settings.batch, total=total, log=log)
-    save(state)
-    write(state)
-    if stopped:
-        runloop.say(f"stopped after {int(state.images)} images; the same command goes on")
-        raise KeyboardInterrupt
-    runloop.say(f"finished after {int(state.images)} images")
-    return state
+    job = runloop.Job(
+        out=options.out,
+        settings=settings,
+        total=settings.kimg * 1000,
+        step=lambda state, _: step(state, faces),
+        draw=draw,
+        export=write,
+        shown=SHOWN,
+    )
+    return runloop.loop(job, options, state)
 
 
 def read(options: Run, settings: Settings) -> tuple[Labelled, Labelled]:
@@ -123,11 +107,6 @@ def on_device(faces: Labelled, mesh: Mesh) -> train_labels.Data:
     """The training data on every device, expressions equally often."""
     arrays = train_labels.Data(faces.pictures, faces.classes, faces.weights())  # pyright: ignore
     return sharding.replicate(arrays, mesh)
-
-
-def checkpoints(options: Run) -> str:
-    """The folder of a run's checkpoints."""
-    return f"{options.out}/checkpoints"
 
 
 def export(folder: epath.PathLike, settings: Settings, state: TrainState, data: str) -> None:

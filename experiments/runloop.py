@@ -1,19 +1,23 @@
-"""What training runs share: the loop, its stop signals, and the log of its progress."""
+"""What training runs share: the loop, its stop signals, checkpoints, and the log of progress."""
 
 import collections
 import contextlib
 import csv
 import dataclasses
+import importlib
+import importlib.util
 import io
 import signal
 import time
-from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, TypeVar
 
 import jax
-from etils import epath
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from fxjax import files
+from fxjax import files, sharding, snapshot
+
+State = TypeVar("State")
 
 AHEAD = 4  # steps that may wait in the device's queue
 
@@ -32,49 +36,104 @@ class Rhythm:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What is done with a state, which has `images`, a count of pictures.
+    """What is trained, and what is done with its state.
 
-    `step` consumes the state and returns the next one and metrics, `images` and `broken` (pictures
-    seen when a loss first was not finite, or -1) among them. `check` raises if it is broken.
+    A state has `images`, the count of what was seen, and `broken`, that count when a loss first was
+    not finite, or -1. `step` takes a state and its count, consumes it, and returns the next one and
+    metrics, `broken` among them. `draw` returns measures, which are logged from then on.
     """
 
-    step: Callable[[Any], tuple[Any, Metrics]]
-    check: Callable[[int], None]
-    draw: Callable[[Any], None]
-    save: Callable[[Any], None]
+    out: str
+    settings: Any  # a dataclass with `batch`; only with equal ones does a run go on
+    total: float  # of `images`
+    step: Callable[[Any, int], tuple[Any, Metrics]]
+    draw: Callable[[Any], dict[str, float]]
     export: Callable[[Any], None]
+    shown: Mapping[str, str]  # the metrics in a line of progress, each with its format
+    unit: str = "images"
+    cure: str = "try a lower --rate"  # of losses that are not finite
+
+    def check(self, broken: int) -> None:
+        """ValueError if a state or metrics of this `broken` are."""
+        if broken >= 0:
+            raise ValueError(
+                f"a loss is not finite from step {broken // self.settings.batch} "
+                f"({self.unit[:-1]} {broken}); {checkpoints(self.out)} keeps the last good state; "
+                f"{self.cure}"
+            )
 
 
-def loop(
-    job: Job, rhythm: Rhythm, state: Any, *, batch: int, total: float, log: "Log"
-) -> tuple[Any, bool]:
-    """Steps until `total` pictures or a stop signal, reporting, drawing and saving on the way.
+def checkpoints(out: str) -> str:
+    """The folder of a run's checkpoints."""
+    return f"{out}/checkpoints"
 
-    Returns the last state, which is not saved yet, and whether it was stopped.
+
+def begin(
+    out: str, settings: Any, fresh: Callable[[], State], start: Callable[[], State], mesh: Mesh
+) -> State:
+    """The newest checkpoint in `out`, of a state like `fresh()`; `start()` if none is there.
+
+    It is on every device. Raises ValueError if the checkpoint is of other settings, or damaged.
     """
-    seen = int(state.images)
-    waiting: collections.deque[Metrics] = collections.deque()
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    state = snapshot.restore(checkpoints(out), settings, jax.eval_shape(fresh), everywhere)
+    return sharding.replicate(start(), mesh) if state is None else state
+
+
+def loop(job: Job, rhythm: Rhythm, state: Any) -> Any:
+    """Steps until the end or a stop signal, reporting, drawing and saving on the way and then.
+
+    Returns the last state. Raises ValueError if a loss is not finite; KeyboardInterrupt when it
+    was stopped by SIGTERM or Ctrl-C, after saving.
+    """
+    seen, batch = int(state.images), job.settings.batch
+    log = Log(job, seen)
+    waiting: collections.deque[tuple[int, Metrics]] = collections.deque()
+
+    def report(most: int) -> None:
+        """Reads metrics until at most `most` steps are waiting."""
+        while len(waiting) > most:
+            count, metrics = waiting.popleft()
+            jax.block_until_ready(metrics)
+            if count // batch % min(rhythm.report_every, 100) == 0:
+                job.check(int(metrics["broken"]))
+                log.write(count, {name: float(value) for name, value in metrics.items()})
+
+    def save() -> None:
+        job.check(int(state.broken))
+        if jax.process_index() == 0:
+            snapshot.save(checkpoints(job.out), job.settings, state)
+
+    def export() -> None:
+        job.check(int(state.broken))
+        if jax.process_index() == 0:
+            job.export(state)
+
+    interval = max(batch, int(rhythm.sample_kimg * 1000))
     saved = exported = time.monotonic()
     with stop_signals() as stopped:
-        while seen < total and not stopped:
-            state, metrics = job.step(state)
-            step, seen = seen // batch, seen + batch
-            waiting.append(metrics)
-            if len(waiting) > AHEAD:  # reading what is AHEAD steps old keeps the device busy
-                oldest = jax.block_until_ready(waiting.popleft())
-                if step % min(rhythm.report_every, 100) == 0:
-                    job.check(int(oldest["broken"]))
-                    log.write({name: float(value) for name, value in oldest.items()})
-            interval = max(batch, int(rhythm.sample_kimg * 1000))
+        while seen < job.total and not stopped:
+            state, metrics = job.step(state, seen)
+            seen += batch
+            waiting.append((seen, metrics))
+            report(AHEAD)  # reading what is AHEAD steps old keeps the device busy
             if seen // interval > (seen - batch) // interval:
-                job.draw(state)
+                job.check(int(state.broken))
+                log.extra |= job.draw(state)
             if time.monotonic() - saved > rhythm.checkpoint_minutes * 60:
-                job.save(state)
+                save()
                 saved = time.monotonic()
             if time.monotonic() - exported > rhythm.export_minutes * 60:
-                job.export(state)
+                export()
                 exported = time.monotonic()
-        return state, bool(stopped)
+        report(0)
+    save()
+    export()
+    if stopped:
+        say(f"stopped after {seen} {job.unit}; the same command goes on from there")
+        raise KeyboardInterrupt
+    say(f"finished after {seen} {job.unit}")
+    return state
 
 
 @contextlib.contextmanager
@@ -99,42 +158,48 @@ def say(text: str) -> None:
 
 
 class Log:
-    """A line of progress at a time, also in metrics.csv. `shown` are the metrics in the line."""
+    """A line of progress at a time, also in metrics.csv and, if tensorboardX is there, for it."""
 
-    def __init__(self, out: epath.PathLike, total: float, first: int, shown: tuple[str, ...]):
-        self.path = files.absolute(out) / "metrics.csv"
-        self.rows: list[dict[str, float | str]] = []
+    def __init__(self, job: Job, first: int):
+        self.path = files.absolute(job.out) / "metrics.csv"
+        self.rows: list[dict[str, Any]] = []
         if self.path.exists():  # a run that was killed may have logged more than it had saved
             old = csv.DictReader(io.StringIO(self.path.read_text()))
-            self.rows = [dict(row) for row in old if float(row["images"]) <= first]
-        self.total, self.last, self.since = total, first, time.monotonic()
-        self.shown = shown
-        self.extra: dict[str, float] = {}
-
-    def add(self, metrics: dict[str, float]) -> None:
-        """Measures of now and then: they go into the rows from now on."""
-        self.extra |= metrics
-
-    def write(self, metrics: dict[str, float]) -> None:
-        """Logs the metrics of one step; "images" in them counts the pictures."""
+            self.rows = [dict(row) for row in old if float(row[job.unit]) <= first]
+        self.job, self.last, self.since = job, first, time.monotonic()
+        self.extra: dict[str, float] = {}  # measures of now and then, for the rows from now on
+        self.board = None
         if jax.process_index():
             return
-        now, count = time.monotonic(), int(metrics["images"])
+        if importlib.util.find_spec("tensorboardX") is None:
+            say("no tensorboardX here: scalars go to metrics.csv alone")
+        else:
+            writer = importlib.import_module("tensorboardX").SummaryWriter  # slow to import
+            self.board = writer(f"{job.out}/tensorboard", purge_step=first)
+
+    def write(self, count: int, metrics: dict[str, float]) -> None:
+        """Logs the metrics of the step after which `count` were seen."""
+        if jax.process_index():
+            return
+        job, now, unit = self.job, time.monotonic(), self.job.unit
         speed = (count - self.last) / max(now - self.since, 1e-6)
-        left = (self.total - count) / speed / 60 if speed > 0 else 0.0
+        left = max(0.0, (job.total - count) / speed / 60)
         self.last, self.since = count, now
-        row = metrics | self.extra | {"images_per_second": speed}
-        parts = [f"{name} {row[name]:.3g}" for name in self.shown if name in row]
-        print(
-            f"kimg {count / 1000:.2f} of {self.total / 1000:g}  {speed:.1f} img/s  "
-            f"{'  '.join(parts)}  left {int(left // 60)}h{int(left % 60):02d}",
-            flush=True,
+        row = metrics | self.extra | {unit: count, f"{unit}_per_second": speed}
+        short = unit.replace("images", "img")
+        shown = [form.format(row[name]) for name, form in job.shown.items() if name in row]
+        say(
+            f"k{short} {count / 1000:.2f} of {job.total / 1000:g}  {speed:.1f} {short}/s  "
+            f"{'  '.join(shown)}  left {int(left // 60)}h{int(left % 60):02d}"
         )
-        self.rows.append({name: f"{value:.6g}" for name, value in row.items()})
-        self.rows[-1]["images"] = count
+        self.rows.append({name: f"{value:.6g}" for name, value in row.items()} | {unit: count})
         names = list(dict.fromkeys(name for row in self.rows for name in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
         files.write(self.path, text.getvalue().encode())
+        if self.board is not None:
+            for name, value in row.items():
+                self.board.add_scalar(name, value, count)
+            self.board.flush()

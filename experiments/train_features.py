@@ -3,56 +3,13 @@
     python -m experiments.train_features --data=omi_train_128.zip --table=omi_train.csv \
         --landmarks=omi_train_landmarks.npz --out=runs/features
 
---out gets `export` (a model folder for fxjax.load and --features), a checkpoint and metrics.csv.
---preset=smoke, given first, makes all else tiny: it runs through in seconds.
+--out gets `export` (a model folder for fxjax.load and --features), checkpoints, metrics.csv and
+TensorBoard scalars. --preset=smoke makes all else tiny: it runs through in seconds.
 """
 
-import dataclasses
-import sys
-from collections.abc import Sequence
-from typing import Annotated, Any, get_type_hints
-
-from experiments import feature_training
-from experiments.launch import launch
-from fxjax.train_features import Settings
-
-
-def command(preset: str) -> type:
-    """The flags as a dataclass: `Run`, then `Settings` with the preset's defaults."""
-    if preset not in feature_training.PRESETS:
-        raise ValueError(f"no preset {preset!r}; there are {', '.join(feature_training.PRESETS)}")
-    chosen = feature_training.PRESETS[preset]
-    hints = get_type_hints(Settings, include_extras=True)
-    note = Annotated[
-        str, f"given first, sets the flags below: {', '.join(feature_training.PRESETS)}"
-    ]
-    fields: list[tuple[str, Any, Any]] = [("preset", note, dataclasses.field(default=preset))]
-    for field in dataclasses.fields(Settings):
-        default = dataclasses.field(default=getattr(chosen, field.name))
-        fields.append((field.name, hints[field.name], default))
-    return dataclasses.make_dataclass("Config", fields, bases=(feature_training.Run,), frozen=True)
-
-
-def chosen_preset(arguments: Sequence[str]) -> str:
-    """The value of a first argument --preset=NAME, which decides the other flags' defaults."""
-    name, _, value = (arguments[0] if arguments else "").partition("=")
-    return value if name.lstrip("-") == "preset" else "faces"
-
-
-def main(config: Any) -> None:
-    """Trains with these settings."""
-    if config.preset != (taken := chosen_preset(sys.argv[1:])):
-        raise ValueError(f"--preset={config.preset} must be given first; {taken} was taken")
-
-    def part(cls: type) -> Any:
-        return cls(**{field.name: getattr(config, field.name) for field in dataclasses.fields(cls)})
-
-    feature_training.run(part(feature_training.Run), part(Settings))
-
+from experiments import feature_training, presets
 
 if __name__ == "__main__":
-    try:
-        flags = command(chosen_preset(sys.argv[1:]))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    launch(flags, main)
+    presets.launch_run(
+        feature_training.run, feature_training.Run, feature_training.PRESETS, "faces"
+    )

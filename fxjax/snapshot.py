@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 import zipfile
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -65,7 +66,7 @@ def restore(
     newest = found[-1]
     card = checkpoint.read_card(newest)
     saved = card["parts"].get("state", {}).get("architecture", {})
-    wanted = dataclasses.asdict(settings)
+    wanted = json.loads(json.dumps(dataclasses.asdict(settings)))  # as saved: tuples are lists
     differ = [
         f"{name} {saved.get(name)} instead of {wanted.get(name)}"
         for name in sorted(saved.keys() | wanted.keys())

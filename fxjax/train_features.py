@@ -117,7 +117,7 @@ class TrainState(NamedTuple):
 
     network: Network
     moments: PyTree
-    views: Int[Array, ""]
+    images: Int[Array, ""]  # views shown
     broken: Int[Array, ""]  # views shown when the loss first was not finite; -1: never
 
 
@@ -141,7 +141,7 @@ def train_step(
     settings: Settings, state: TrainState, faces: Faces
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One step of Adam on two views of each of batch / 2 faces."""
-    key = jax.random.fold_in(jax.random.key(settings.seed), state.views)
+    key = jax.random.fold_in(jax.random.key(settings.seed), state.images)
     choose, change = jax.random.split(key)
     chosen = pairs(faces, choose, settings.batch)
     views, landmarks = draw_views(settings, faces, chosen, change)
@@ -160,11 +160,11 @@ def train_step(
     (loss, (parts, statistics)), slopes = jax.value_and_grad(objective, has_aux=True)(state.network)
     updates, moments = optimizer(settings).update(slopes, state.moments)
     network: Network = optax.apply_updates(state.network, updates)  # pyright: ignore
-    decay = jnp.minimum(0.99, state.views / (state.views + 10.0 * settings.batch))
+    decay = jnp.minimum(0.99, state.images / (state.images + 10.0 * settings.batch))
     for k, (mean, square) in enumerate(statistics):
         network.means[k][...] += (1 - decay) * (mean - network.means[k][...])
         network.squares[k][...] += (1 - decay) * (square - network.squares[k][...])
-    seen = state.views + settings.batch
+    seen = state.images + settings.batch
     broken = jnp.where(jnp.isfinite(loss) | (state.broken >= 0), state.broken, seen)
     metrics = {"loss": loss, **parts, "broken": broken.astype(jnp.float32)}
     return TrainState(network, moments, seen, broken), metrics

@@ -1,24 +1,22 @@
 """Training of the label-driven models: data, step, and the whole command on the preset `smoke`."""
 
 import dataclasses
-import os
+import functools
 import pathlib
 import signal
-import subprocess
-import sys
-import time
 
 import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import trainingruns
+from jax.sharding import NamedSharding, PartitionSpec
+from trainingruns import one_device
 
 import fxjax
-from experiments import label_data, label_training
-from experiments.train_label_transfer import chosen_preset, command
-from fxjax import checkpoint, sharding, snapshot, train_labels
+from experiments import label_data, label_training, presets
+from fxjax import checkpoint, sharding, train_labels
 from fxjax.nn.liu_jin import LiuJin
 
 RANDOM = np.random.default_rng(0)
@@ -142,10 +140,6 @@ def data(count: int = 24, channels: int = 3) -> train_labels.Data:
     return train_labels.Data(jnp.asarray(pixels), jnp.asarray(classes), jnp.ones(count))
 
 
-def one_device() -> Mesh:
-    return jax.make_mesh((1,), ("batch",), (AxisType.Auto,), devices=jax.devices()[:1])
-
-
 def test_expressions_are_drawn_by_weight():
     classes = jnp.asarray([0] * 9 + [1], jnp.int32)
     faces = data(10)._replace(classes=classes, weights=jnp.asarray([1 / 9] * 9 + [1.0]))
@@ -227,8 +221,7 @@ def test_four_devices_are_one_device():
         step = train_labels.compiled(settings, mesh, state, here)
         state, metrics = step(state, here)
         ends.append(jax.tree.map(np.asarray, (state.networks, state.moments, metrics)))
-    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(ends[0])]
-    for path, one, four in zip(paths, *map(jax.tree.leaves, ends), strict=True):
+    for path, one, four in trainingruns.pairs(*ends):
         # Adam's first step is the rate times the slope's sign, so slopes (its moments) are compared
         # instead of weights; what is 0 but for rounding differs by that.
         if ".norms" in path or not path.startswith("[0]"):
@@ -252,12 +245,7 @@ def whole_run(faces, tmp_path_factory) -> pathlib.Path:
 
 
 def saved(out: pathlib.Path) -> dict[str, np.ndarray]:
-    state = jax.eval_shape(lambda: train_labels.fresh(NAMED))
-    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    found = snapshot.restore(out / "checkpoints", NAMED, state, one)
-    assert found is not None
-    leaves = jax.tree_util.tree_leaves_with_path(found)
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+    return trainingruns.saved(out, NAMED, lambda: train_labels.fresh(NAMED))
 
 
 def test_smoke_trains(whole_run):
@@ -265,7 +253,7 @@ def test_smoke_trains(whole_run):
     rows = (whole_run / "metrics.csv").read_text().splitlines()
     names = rows[0].split(",")
     assert {"images", "reconstruction", "leak", "named", "psnr", "changed"} <= set(names)
-    assert len(rows) == 1 + 4
+    assert len(rows) == 1 + 5
     found = sorted(path.name for path in (whole_run / "samples").iterdir())
     assert found == ["00000200.png", "00000400.png"]
     sheet = cv2.imread(str(whole_run / "samples" / "00000400.png"))
@@ -291,23 +279,11 @@ def test_export_is_the_trained_network(whole_run):
 def test_killed_run_goes_on_bit_for_bit(whole_run, faces, tmp_path):
     """SIGKILL in the middle, then the same command: every array equals the unbroken run's."""
     out = tmp_path / "killed"
-    line = [sys.executable, "-m", "experiments.train_label_transfer", "--preset=smoke"]
-    line += [f"--data={faces}", f"--table={faces.parent / 'faces.csv'}", f"--out={out}"]
-    line += ["--checkpoint_minutes=0", "--least=2", "--model=liu_jin"]
-    process = subprocess.Popen(line, cwd=pathlib.Path(__file__).parent.parent, env=os.environ)
-    deadline = time.monotonic() + 300
-    while not (out / "checkpoints" / "0000000048" / "model.json").exists():
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    steps = [int(path.name) for path in (out / "checkpoints").iterdir() if path.name.isdigit()]
-    assert 48 <= max(steps) < 400
+    line = ["experiments.train_label_transfer", f"--data={faces}", "--least=2", "--model=liu_jin"]
+    trainingruns.kill([*line, f"--table={faces.parent / 'faces.csv'}"], out)
     label_training.run(options(faces, out), SMOKE)
-    wanted = saved(whole_run)
-    for name, array in saved(out).items():
-        np.testing.assert_array_equal(array, wanted[name], err_msg=name)
+    for name, array, wanted in trainingruns.pairs(saved(out), saved(whole_run)):
+        np.testing.assert_array_equal(array, wanted, err_msg=name)
 
 
 def test_other_settings_do_not_go_on(whole_run, faces):
@@ -344,8 +320,9 @@ def test_signals_stop_and_save(faces, tmp_path, monkeypatch):
 
 
 def test_presets_are_flags():
-    assert chosen_preset(["--preset=smoke", "--model=fader"]) == "smoke"
-    assert chosen_preset(["--model=fader"]) == "label64"
+    assert presets.chosen_preset(["--preset=smoke", "--model=fader"], "label64") == "smoke"
+    assert presets.chosen_preset(["--model=fader"], "label64") == "label64"
+    command = functools.partial(presets.command, label_training.Run, label_training.PRESETS)
     fields = {field.name: field.default for field in dataclasses.fields(command("label128"))}
     assert fields["size"] == 128
     assert fields["dtype"] == "bfloat16"

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from typing import Any
 
 import cv2
@@ -17,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import trainingruns
 from flax import nnx
-from jax.sharding import AxisType, Mesh
+from trainingruns import one_device
 
 import fxjax
-from experiments import training
-from experiments.train_generator import chosen_preset, command
+from experiments import presets, training
 from fxjax import checkpoint, objective, sharding, snapshot, train, train_state
 from fxjax.nn.layers import Average, Noise
 from fxjax.nn.stylegan2 import StyleGAN2, StyleGAN2Discriminator
@@ -154,10 +153,6 @@ def test_rate_falls_to_a_fifth():
     assert rate(1000) == rate(2000) == pytest.approx(0.0005)
 
 
-def one_device() -> Mesh:
-    return jax.make_mesh((1,), ("batch",), (AxisType.Auto,), devices=jax.devices()[:1])
-
-
 def test_pictures_are_drawn_by_weight():
     pixels = np.repeat(np.arange(4, dtype=np.uint8)[:, None, None, None] * 60, 8, 1)
     pixels = np.broadcast_to(pixels, (4, 8, 8, 3))
@@ -224,28 +219,23 @@ def whole_run(pictures_folder, once, tmp_path_factory) -> pathlib.Path:
 
 
 def saved(out: pathlib.Path) -> dict[str, np.ndarray]:
-    state = jax.eval_shape(lambda: train_state.fresh(SMOKE))
-    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    found = snapshot.restore(out / "checkpoints", SMOKE, state, one)
-    assert found is not None
-    leaves = jax.tree_util.tree_leaves_with_path(found)
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+    return trainingruns.saved(out, SMOKE, lambda: train_state.fresh(SMOKE))
 
 
 def test_smoke_trains(whole_run):
     arrays = saved(whole_run)
     assert arrays[".images"] == 400
     assert arrays[".broken"] == -1
-    start = jax.tree_util.tree_leaves_with_path(train_state.fresh(SMOKE))
+    start = trainingruns.named(train_state.fresh(SMOKE))
     moved = [
-        np.abs(arrays[jax.tree_util.keystr(path)] - np.asarray(leaf)).max()
-        for path, leaf in start
-        if jax.tree_util.keystr(path).endswith("kernel.value")
+        np.abs(arrays[name] - array).max()
+        for name, array in start.items()
+        if name.endswith("kernel.value")
     ]
     assert len(moved) > 30
     assert min(moved) > 0
     rows = (whole_run / "metrics.csv").read_text().splitlines()
-    assert len(rows) == 1 + 4
+    assert len(rows) == 1 + 5
     names = rows[0].split(",")
     assert {"images", "loss_generator", "loss_discriminator", "strength", "r1"} <= set(names)
     for row in rows[1:]:
@@ -291,21 +281,10 @@ def test_export_is_the_average_and_goes_on(whole_run, pictures_folder, once, tmp
 def test_killed_run_goes_on_bit_for_bit(whole_run, pictures_folder, once, tmp_path):
     """SIGKILL in the middle, then the same command: every array equals the unbroken run's."""
     out = tmp_path / "killed"
-    line = [sys.executable, "-m", "experiments.train_generator", "--preset=smoke"]
-    line += [f"--data={pictures_folder}", f"--out={out}", "--checkpoint_minutes=0"]
-    process = subprocess.Popen(line, cwd=pathlib.Path(__file__).parent.parent, env=os.environ)
-    deadline = time.monotonic() + 300
-    while not (out / "checkpoints" / "0000000048" / "model.json").exists():
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    steps = [int(path.name) for path in (out / "checkpoints").iterdir() if path.name.isdigit()]
-    assert 48 <= max(steps) < 400
+    trainingruns.kill(["experiments.train_generator", f"--data={pictures_folder}"], out)
     training.run(options(pictures_folder, out), SMOKE)
-    for name, array in saved(out).items():
-        np.testing.assert_array_equal(array, saved(whole_run)[name], err_msg=name)
+    for name, array, wanted in trainingruns.pairs(saved(out), saved(whole_run)):
+        np.testing.assert_array_equal(array, wanted, err_msg=name)
 
 
 def test_four_devices_are_one_device(once):
@@ -325,8 +304,7 @@ def test_four_devices_are_one_device(once):
         assert not any(leaf.weak_type for leaf in jax.tree.leaves((state, metrics)))
         assert int(state.images) == 24
         ends.append(jax.tree.map(np.asarray, (state, metrics)))
-    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(ends[0])]
-    for path, one, four in zip(paths, *map(jax.tree.leaves, ends), strict=True):
+    for path, one, four in trainingruns.pairs(*ends):
         # Adam divides a weight's slope by its size, so where that is nearly 0 rounding shows.
         np.testing.assert_allclose(four, one, rtol=2e-3, atol=2e-4, err_msg=path)
 
@@ -334,7 +312,7 @@ def test_four_devices_are_one_device(once):
 def test_stop_signal_saves_first(pictures_folder, once, tmp_path, monkeypatch):
     draw = training._draw
     monkeypatch.setattr(
-        training, "_draw", lambda *given: (draw(*given), os.kill(os.getpid(), signal.SIGTERM))
+        training, "_draw", lambda *given: (draw(*given), os.kill(os.getpid(), signal.SIGTERM))[0]
     )
     with pytest.raises(KeyboardInterrupt):
         training.run(options(pictures_folder, tmp_path / "a"), SMOKE)
@@ -370,7 +348,7 @@ def test_fewer_pictures_than_the_batch(pictures_folder, tmp_path):
         training.run(options(pictures_folder, tmp_path), dataclasses.replace(SMOKE, batch=32))
 
 
-def test_bad_command_lines_end_in_one_line(tmp_path):
+def test_bad_command_lines_end_in_one_line(tmp_path, root):
     (tmp_path / "empty").mkdir()
     for arguments, message in [
         (["--preset=faces32", "--data=a", "--out=b"], "no preset 'faces32'"),
@@ -380,7 +358,6 @@ def test_bad_command_lines_end_in_one_line(tmp_path):
         ),
     ]:
         line = [sys.executable, "-m", "experiments.train_generator", *arguments]
-        root = pathlib.Path(__file__).parent.parent
         done = subprocess.run(line, cwd=root, env=os.environ, capture_output=True, text=True)
         assert done.returncode == 1
         assert message in done.stderr
@@ -389,10 +366,12 @@ def test_bad_command_lines_end_in_one_line(tmp_path):
 
 
 def test_presets_set_the_flags():
-    assert chosen_preset(["--out=a", "--preset", "faces64"]) == "faces64"
-    assert chosen_preset(["--preset=smoke"]) == "smoke"
-    assert chosen_preset([]) == "faces128"
+    chosen = functools.partial(presets.chosen_preset, default="faces128")
+    assert chosen(["--out=a", "--preset", "faces64"]) == "faces64"
+    assert chosen(["--preset=smoke"]) == "smoke"
+    assert chosen([]) == "faces128"
     for name, preset in training.PRESETS.items():
-        defaults = {f.name: f.default for f in dataclasses.fields(command(name))}
+        flags = presets.command(training.Run, training.PRESETS, name)
+        defaults = {f.name: f.default for f in dataclasses.fields(flags)}
         assert defaults["preset"] == name
         assert dataclasses.asdict(preset).items() <= defaults.items()

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -13,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import trainingruns
 
 import fxjax
-from experiments import feature_training, labelled_faces
-from experiments.train_features import chosen_preset, command
+from experiments import feature_training, labelled_faces, presets
 from fxjax import checkpoint, train_features
 from fxjax.train_features import Faces, Settings
 
@@ -283,11 +284,11 @@ def test_smoke_run_exports_and_resumes(files, monkeypatch, capsys):
     assert "stopped after 56 views" in capsys.readouterr().out
     feature_training.run(parts, SMOKE)
     assert len(steps) == 20
-    one, other = (feature_training.restore(out, SMOKE, 1) for out in (whole.out, parts.out))
-    assert one is not None
-    assert other is not None
-    same = jax.tree.map(lambda a, b: bool((a == b).all()), one, other)
-    assert all(jax.tree.leaves(same))
+    kept = feature_training.Kept(**dataclasses.asdict(SMOKE), ratings=1)
+    fresh = functools.partial(train_features.fresh, SMOKE, 1)
+    one, other = (trainingruns.saved(out, kept, fresh) for out in (whole.out, parts.out))
+    for name, array, again in trainingruns.pairs(one, other):
+        np.testing.assert_array_equal(array, again, err_msg=name)
     text = pathlib.Path(parts.out, "metrics.csv").read_text()
     rows = list(csv.DictReader(text.splitlines()))
     assert [row["views"] for row in rows] == ["40", "80", "120", "160"]
@@ -302,7 +303,7 @@ def test_a_broken_loss_stops_and_keeps_the_checkpoint(files):
     wild = dataclasses.replace(SMOKE, rating_weight=float("nan"))
     with pytest.raises(ValueError, match="not finite from step 1"):
         feature_training.run(run, wild)
-    assert not pathlib.Path(run.out, "checkpoint").exists()
+    assert not pathlib.Path(run.out, "checkpoints").exists()
     assert not pathlib.Path(run.out, "export").exists()
 
 
@@ -343,8 +344,9 @@ def test_a_table_without_ratings(files, capsys):
 
 
 def test_presets():
-    assert chosen_preset(["--preset=smoke", "--out=x"]) == "smoke"
-    assert chosen_preset(["--out=x"]) == "faces"
+    assert presets.chosen_preset(["--preset=smoke", "--out=x"], "faces") == "smoke"
+    assert presets.chosen_preset(["--out=x"], "faces") == "faces"
+    command = functools.partial(presets.command, feature_training.Run, feature_training.PRESETS)
     fields = {field.name: field.default for field in dataclasses.fields(command("smoke"))}
     assert fields["widths"] == SMOKE.widths
     assert fields["preset"] == "smoke"
