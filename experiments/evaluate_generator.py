@@ -41,6 +41,8 @@ class Config:
     layers: Annotated[tuple[str, ...], "feature layers of its loss"] = held_back.Search.layers
     feature_weight: Annotated[float, "their weight in its loss"] = 1.0
     pixel_weight: Annotated[float, "the pixels' weight in its loss"] = 1.0
+    tuning: Annotated[int, "steps of pivotal tuning, for a second row (0: there is none)"] = 350
+    noise_pull: Annotated[float, "weight that holds the noise images of that row"] = 1.0
     batch: Annotated[int, "faces inverted at once"] = 8
     baselines: Annotated[bool, "also invert with untrained weights, and by PCA"] = True
     components: Annotated[int, "components of PCA"] = 800
@@ -89,7 +91,7 @@ def main(config: Config) -> None:
         print(f"inverting {config.inversions} held-back faces", flush=True)
         fields = [field.name for field in dataclasses.fields(held_back.Search)]
         search = held_back.Search(**{field: getattr(config, field) for field in fields})
-        makers = {"inversion": generator}
+        makers = {held_back.TUNED: generator}
         if config.baselines:
             makers["untrained"] = held_back.untrained(config.model, config.seed)
         found["inversion"], pictures = held_back.compare(

@@ -6,17 +6,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
 from experiments.generator_measures import Faces, Judge, as_images, enlarge
-from fxjax import checkpoint, images, invert, losses, metrics, train, zoo
+from fxjax import checkpoint, images, invert, losses, metrics, pivotal, train, zoo
 from fxjax.align import Landmarks
 from fxjax.nn.generator import Generator, synthesize
 from fxjax.nn.stylegan2 import StyleGAN2
 from fxjax.nn.vgg16 import VGG16
 from fxjax.types import Photos
+
+TUNED = "inversion"  # the maker that is also tuned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Search:
     feature_weight: float = 1.0
     pixel_weight: float = 1.0
     batch: int = 8
+    tuning: int = 0
+    noise_pull: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,18 +66,31 @@ def make_loss(features: VGG16, faces: Faces, search: Search) -> Any:
 def reconstruct(
     generator: Generator, loss: Any, targets: Photos, search: Search
 ) -> tuple[Photos, Float[np.ndarray, "faces steps"]]:
-    """The inversions' pictures and losses; codes start at the mean w."""
-    settings = invert.Settings(steps=search.steps, rate=search.rate)
+    """The inversions' pictures and losses; codes start at the mean w.
+
+    With `tuning` steps noise images move too, and then the weights (pivotal tuning).
+    """
+    pull = search.noise_pull if search.tuning else 0.0
+    settings = invert.Settings(steps=search.steps, rate=search.rate, noise_pull=pull)
     pictures, curves = [], []
     for first in range(0, len(targets), search.batch):
         part = targets[first : first + search.batch]
         short = search.batch - len(part)  # always one shape: it is compiled once
         padded = as_images(np.concatenate([part, np.repeat(part[-1:], short, axis=0)]))
         start = invert.mean_codes(generator, search.batch)
-        found = invert.invert(generator, loss, padded, start, settings)
-        made = np.asarray(images.to_uint8(jax.jit(synthesize)(generator, found.code)))
-        pictures.append(made[: len(part)])
-        curves.append(np.asarray(found.losses)[: len(part)])
+        goal = jax.jit(lambda loss, targets: loss.embed(targets))(loss, padded)
+        place = invert.begin(generator, start, settings)
+        place, curve = invert.advance(generator, loss, goal, start, place, settings, search.steps)
+        codes, noise = invert.codes_of(place, start, settings), invert.noise_of(place)
+        if search.tuning:
+            tuned = pivotal.tune(
+                generator, loss, goal, codes, pivotal.Settings(steps=search.tuning), noise=noise
+            )
+            drawn, curve = tuned.images, jnp.concatenate([curve, tuned.losses], axis=1)
+        else:
+            drawn = jax.jit(synthesize)(generator, codes)
+        pictures.append(np.asarray(images.to_uint8(drawn))[: len(part)])
+        curves.append(np.asarray(curve)[: len(part)])
     return np.concatenate(pictures), np.concatenate(curves)
 
 
@@ -165,7 +183,10 @@ def compare(
     wanted = look(judge, faces, chosen)
     pictures: dict[str, Photos] = {"target": wanted.targets}
     for name, generator in makers.items():
-        pictures[name], _ = reconstruct(generator, loss, wanted.targets, search)
+        plain = dataclasses.replace(search, tuning=0)
+        pictures[name], _ = reconstruct(generator, loss, wanted.targets, plain)
+        if search.tuning and name == TUNED:
+            pictures[f"{name}, tuned"], _ = reconstruct(generator, loss, wanted.targets, search)
     if components:
         trained = faces.small[faces.weights > 0]
         count = min(components, len(trained) - 1)

@@ -192,7 +192,14 @@ def test_reconstructions_come_closer(generator):
 def measured(model, some_faces, tmp_path_factory) -> pathlib.Path:
     out = tmp_path_factory.mktemp("measures")
     flags = some_faces | {"model": model, "out": str(out), "data_size": 128, "samples": 8}
-    flags |= {"references": 8, "copies": 4, "detections": 4, "paths": 4, "inversions": 2}
+    flags |= {
+        "references": 8,
+        "copies": 4,
+        "detections": 4,
+        "paths": 4,
+        "inversions": 2,
+        "tuning": 4,
+    }
     flags |= {"steps": 3, "batch": 2, "components": 5}
     arguments = [f"--{name}={value}" for name, value in flags.items()]
     evaluate_generator.main(parse(evaluate_generator.Config, arguments)[0])
@@ -204,7 +211,13 @@ def test_evaluation_end_to_end(measured, model):
     assert found["features"] == "random"
     assert found["sha256"] == checkpoint.read_card(model)["parts"]["generator"]["sha256"]
     table = found["inversion"]
-    assert list(table) == ["target", "inversion", "untrained", "PCA, 5 components"]
+    assert list(table) == [
+        "target",
+        "inversion",
+        "inversion, tuned",
+        "untrained",
+        "PCA, 5 components",
+    ]
     assert table["target"]["psnr"] is None  # it is the target
     assert table["target"]["psnr_original"] > 15
     assert table["target"]["found"] in (0, 0.5, 1)
@@ -218,7 +231,7 @@ def test_evaluation_end_to_end(measured, model):
     assert float(rows["inversion/inversion/psnr"]) == pytest.approx(table["inversion"]["psnr"])
     sheet = fxjax.images.load_image(measured / "samples.png")
     assert sheet.shape == (8 * 20 - 4, 8 * 20 - 4, 3)
-    assert fxjax.images.load_image(measured / "inversions.png").shape == (36, 4 * 20 - 4, 3)
+    assert fxjax.images.load_image(measured / "inversions.png").shape == (36, 5 * 20 - 4, 3)
 
 
 def test_evaluation_needs_held_back_faces(model, some_faces, tmp_path):
