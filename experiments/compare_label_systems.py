@@ -4,8 +4,10 @@
         --images=20000 --out=runs/compare_labels
 
 Writes comparison.csv and comparison.md (each measure, the difference, the paper's claim),
-curves.csv (seconds and reconstruction loss of every step) and a sample sheet of each model. Times
-are of training steps alone, the first of each left out; memory is what the compiled step needs.
+curves.csv (seconds and reconstruction loss of every step), a sample sheet of each model, and all of
+it as report.html. Times are of training steps alone, the first of each left out; memory is what the
+compiled step needs. --truth and --truth_table (what experiments.render_faces writes) add how near
+the changed faces come to how they truly look.
 """
 
 import dataclasses
@@ -13,10 +15,10 @@ from typing import Annotated
 
 import numpy as np
 
-from experiments import label_comparison, label_table, label_training
+from experiments import label_comparison, label_table, label_training, label_truth
 from experiments.label_training import Run
 from experiments.launch import launch
-from fxjax import files, images
+from fxjax import files, images, load, metrics
 from fxjax.train_labels import Settings
 
 
@@ -27,6 +29,9 @@ class Config:
     data: Annotated[str, "folder or zip of pictures"]
     table: Annotated[str, "CSV: file,expression[,person], or filename,happy (ratings)"]
     out: Annotated[str, "folder for the tables"] = "runs/compare_labels"
+    truth: Annotated[str | None, "rendered faces: a zip of the same people's expressions"] = None
+    truth_table: Annotated[str | None, "its CSV: file,expression,person"] = None
+    features: Annotated[str, "VGG16 of the perceptual distance: a folder or shipped"] = "faces"
     images: Annotated[int, "pictures that each model is trained on"] = 20000
     judge_images: Annotated[int, "pictures for the classifiers that judge"] = 10000
     faces: Annotated[int, "held-back faces that are measured, at most"] = 64
@@ -56,6 +61,13 @@ def main(config: Config) -> None:
         raise ValueError(
             f"{config.data} has too few people: each expression needs one that is held back"
         )
+    if (config.truth is None) != (config.truth_table is None):
+        raise ValueError("--truth and --truth_table go together; give both or neither")
+    truth = None
+    if config.truth is not None and config.truth_table is not None:
+        named = dataclasses.replace(settings, expressions=",".join(faces.expressions))
+        truth = label_truth.read(config.truth, config.truth_table, named)
+    lpips = metrics.lpips_style(load(config.features, part="features"))
     order = np.random.default_rng(0).permutation(len(held_back.classes))[: config.faces]
     few = held_back._replace(pictures=held_back.pictures[order], classes=held_back.classes[order])
     runs = label_comparison.train_both(settings, faces, config.images)
@@ -64,14 +76,16 @@ def main(config: Config) -> None:
     dlib = label_comparison.judges() if config.identity else None
     goal = max(float(label_comparison.smoothed(run.losses)[-1]) for run in runs.values())
     found: dict[str, dict[str, float]] = {}
+    sheets = {}
     for name, run in runs.items():
         found[name] = label_table.measures(run, goal) | label_comparison.quality(
-            run, few, judge, dlib
+            run, few, judge, lpips, dlib
         )
+        if truth is not None:
+            found[name] |= label_truth.measured(run, truth)
         found[name]["latent leakage"] = label_comparison.leakage(run, faces, held_back, steps=steps)
-        images.save_image(
-            f"{config.out}/{name}.png", label_training.sheet(run.settings, run.state, few)
-        )
+        sheets[name] = label_training.sheet(run.settings, run.state, few)
+        images.save_image(f"{config.out}/{name}.png", sheets[name])
     setting = (
         f"{config.images} pictures each at {config.size} px in batches of {config.batch}, "
         f"{len(faces.expressions)} expressions (chance: {1 / len(faces.expressions):.3f})"
@@ -81,6 +95,8 @@ def main(config: Config) -> None:
     files.write(out / "curves.csv", label_table.curves(runs).encode())
     text = label_table.as_markdown(found, setting)
     files.write(out / "comparison.md", text.encode())
+    page = label_table.as_page(found, setting, runs, sheets)
+    files.write(out / "report.html", page.encode())
     print(text)
 
 

@@ -12,12 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Float, PyTree
+from tqdm import tqdm
 
 from experiments import label_training
 from experiments.label_data import Labelled
-from fxjax import assess, detect, images, metrics, sharding, train_labels
+from fxjax import assess, detect, images, losses, metrics, sharding, train_labels
 from fxjax.nn.fader import Classifier, Fader, LatentDiscriminator, Moments
 from fxjax.train_labels import Settings, TrainState
+from fxjax.types import Photo
 
 BLOCK = 5  # steps of one model before it is the other's turn
 SMOOTH = 20  # steps over which a reconstruction loss is averaged
@@ -55,7 +57,8 @@ def train_both(settings: Settings, faces: Labelled, images_each: int) -> dict[st
         jax.block_until_ready(found)
         runs[name] = step, Trained(own, state, [], [], memory)
     steps = max(1, images_each // settings.batch)
-    for turn, first in enumerate(range(0, steps, BLOCK)):
+    turns = tqdm(range(0, steps, BLOCK), "both in turn", disable=None)
+    for turn, first in enumerate(turns):
         order = list(runs) if turn % 2 == 0 else list(runs)[::-1]
         for name in order:
             step, run = runs[name]
@@ -182,12 +185,16 @@ def leakage(run: Trained, faces: Labelled, held_back: Labelled, *, steps: int) -
 
 
 def quality(
-    run: Trained, held_back: Labelled, judge: Classifier, identity: assess.Judges | None
+    run: Trained,
+    held_back: Labelled,
+    judge: Classifier,
+    lpips: losses.Normalized,
+    identity: assess.Judges | None,
 ) -> dict[str, float]:
     """Measures of held-back faces rebuilt, and changed to every other expression.
 
-    `identity` is dlib's distance between a face and its changed self (below 0.6 is one person),
-    over those in which a face is found; its share is `faces found`.
+    `lpips` compares them in features; `identity` is dlib's distance between a face and its changed
+    self (below 0.6 is one person), over those in which a face is found; its share is `faces found`.
     """
     every = images.to_uint8(label_training.changed(run.settings, run.state, held_back.pictures))
     count, kinds = every.shape[:2]
@@ -200,6 +207,7 @@ def quality(
     found = {
         "PSNR": float(np.mean([metrics.psnr(a, b) for a, b in pairs])),
         "SSIM": float(np.mean([metrics.ssim(a, b) for a, b in pairs])),
+        "LPIPS-style distance": _apart(lpips, *zip(*pairs, strict=True)),
         "expression accuracy": float((named == np.arange(kinds))[other].mean()),
     }
     if identity is None:
@@ -217,6 +225,16 @@ def quality(
     found["identity distance"] = float(np.mean(distances)) if distances else math.nan
     found["faces found"] = len(distances) / looked if looked else math.nan
     return found
+
+
+def _apart(lpips: losses.Normalized, made: Sequence[Photo], wanted: Sequence[Photo]) -> float:
+    """The mean distance of pictures in features."""
+    look = jax.jit(lambda lpips, picture: lpips.embed(picture))
+    each = [
+        lpips.distance(*(look(lpips, jnp.asarray(images.from_uint8(x[None]))) for x in pair))
+        for pair in zip(made, wanted, strict=True)
+    ]
+    return float(np.mean(each))
 
 
 def judges() -> assess.Judges:

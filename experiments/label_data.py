@@ -97,14 +97,11 @@ def read(
 def read_labels(
     table: epath.PathLike, thresholds: Thresholds
 ) -> tuple[dict[str, str], dict[str, bool]]:
-    """The expression of each file ("": none is known), and whether its person is held back."""
-    source = files.absolute(table)
-    if not source.exists():
-        raise FileNotFoundError(f"no table {source}")
-    try:
-        rows = list(csv.DictReader(io.StringIO(source.read_text())))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{source} is not a CSV file: {error}") from error
+    """The expression of each file ("": none is known), and whether its person is held back.
+
+    A column `held_back` (0 or 1) says so itself; else it follows from who is shown.
+    """
+    source, rows = files.absolute(table), read_rows(table)
     columns: Mapping[str, str] = rows[0] if rows else {}
     file = next((name for name in ("file", "filename") if name in columns), None)
     if file is None or not {"expression", "happy"} & columns.keys():
@@ -121,11 +118,28 @@ def read_labels(
         labels = {row[file]: row["expression"].strip() for row in rows}
     else:
         labels = {row[file]: _rated(row["happy"], thresholds) for row in rows}
-    if {"kind", "source_id"} <= columns.keys():
+    if "held_back" in columns:
+        if odd := [row for row in rows if row["held_back"] not in ("0", "1")]:
+            raise ValueError(
+                f"{source} has held_back {odd[0]['held_back']!r} for {odd[0][file]}; want 0 or 1"
+            )
+        apart = [row["held_back"] == "1" for row in rows]
+    elif {"kind", "source_id"} <= columns.keys():
         apart = data.held_back_rows(rows)
     else:
-        apart = [_apart(row.get("person") or row[file]) for row in rows]
+        apart = [is_apart(row.get("person") or row[file]) for row in rows]
     return labels, {row[file]: held for row, held in zip(rows, apart, strict=True)}
+
+
+def read_rows(table: epath.PathLike) -> list[dict[str, str]]:
+    """The rows of a CSV file. Raises FileNotFoundError or ValueError."""
+    source = files.absolute(table)
+    if not source.exists():
+        raise FileNotFoundError(f"no table {source}")
+    try:
+        return list(csv.DictReader(io.StringIO(source.read_text())))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{source} is not a CSV file: {error}") from error
 
 
 def _rated(rating: str, thresholds: Thresholds) -> str:
@@ -137,7 +151,8 @@ def _rated(rating: str, thresholds: Thresholds) -> str:
     return "neutral" if value <= thresholds.neutral else ""
 
 
-def _apart(person: str) -> bool:
+def is_apart(person: str) -> bool:
+    """Whether a person is one of those held back where the table does not say: one in APART."""
     digest = hashlib.sha256(f"held back {person}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % APART == 0
 

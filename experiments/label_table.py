@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import platform
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,8 @@ from flax import nnx
 from experiments import label_comparison
 from experiments.label_comparison import Trained
 from fxjax import train_labels
+from fxjax.report import Picture, document, escape, image_tag
+from fxjax.types import Photo
 
 # The paper's claims against Fader Networks.
 CLAIMS = {"parameters": "-43.7 %", "time": "-36 %", "quality": "better"}
@@ -22,7 +25,7 @@ Measures = Mapping[str, Mapping[str, float]]
 
 
 def measures(run: Trained, goal: float) -> dict[str, float]:
-    """What needs no picture. `goal` is the reconstruction loss that both rlabel_comparison."""
+    """What needs no picture. `goal` is the reconstruction loss that both reached."""
     auto = train_labels.autoencoder(run.settings, run.state)
     names = run.settings.names()
     published: Any = nnx.eval_shape(lambda: type(auto)(256, ("a", "b", "c", "d"), rngs=nnx.Rngs(0)))
@@ -48,7 +51,8 @@ def claim_of(measure: str) -> str:
         return CLAIMS["parameters"]
     if "seconds" in measure:
         return CLAIMS["time"]
-    quality = ("PSNR", "SSIM", "expression accuracy", "identity distance")
+    quality = ("PSNR", "SSIM", "LPIPS-style distance", "expression accuracy", "identity distance")
+    quality += ("PSNR to the truth",)
     return CLAIMS["quality"] if measure in quality else ""
 
 
@@ -72,14 +76,59 @@ def as_csv(found: Measures) -> str:
 
 def as_markdown(found: Measures, setting: str) -> str:
     """The table for people, under a line on how and where it was measured."""
-    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     lines = [
-        f"Trained on {setting}, on {devices} ({platform.machine()}, {platform.system()}).\n",
+        f"Trained on {setting}, on {_machine()}.\n",
         f"| {' | '.join(HEAD)} |",
         "| --- | ---: | ---: | ---: | --- |",
         *(f"| {' | '.join(row)} |" for row in as_rows(found)),
     ]
     return "\n".join(lines) + "\n"
+
+
+def as_page(
+    found: Measures, setting: str, runs: Mapping[str, Trained], sheets: Mapping[str, Photo]
+) -> str:
+    """The table, the reconstruction losses over time, and faces changed by both models."""
+    curves, seconds = [], max(sum(run.seconds) for run in runs.values())
+    low, high = (
+        math.log(pick(float(pick(label_comparison.smoothed(run.losses))) for run in runs.values()))
+        for pick in (min, max)
+    )
+    for name, run in runs.items():
+        across = np.cumsum(run.seconds) / seconds
+        up = (np.log(label_comparison.smoothed(run.losses)) - low) / max(high - low, 1e-9)
+        shown = np.unique(np.linspace(0, len(across) - 1, 200).astype(int))
+        points = " ".join(f"{40 + 480 * across[k]:.1f},{190 - 170 * up[k]:.1f}" for k in shown)
+        dash = ' stroke-dasharray="5 4"' if name == "fader" else ""
+        curves.append(f'<polyline points="{points}"{dash}/>')
+    ends = f"{math.exp(high):.3g}", f"{math.exp(low):.3g}"
+    plot = (
+        f'<svg width="560" height="220" viewBox="0 0 560 220" role="img">{"".join(curves)}'
+        f'<text x="0" y="20">{ends[0]}</text><text x="0" y="193">{ends[1]}</text>'
+        f'<text x="520" y="212" text-anchor="end">{seconds:.0f} s</text></svg>'
+    )
+    cells = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
+        for row in as_rows(found)
+    )
+    head = "".join(f"<th>{escape(name)}</th>" for name in HEAD)
+    pictures = "".join(
+        f"<h2>{escape(name)}</h2><p>Held-back faces: as they are, then as "
+        f"{escape(', '.join(runs[name].settings.names()))}.</p>"
+        f"{image_tag(Picture(sheet, len(sheet)), len(sheet))}"
+        for name, sheet in sheets.items()
+    )
+    body = (
+        f"<p>Trained on {escape(setting)}.</p><table><tr>{head}</tr>{cells}</table>"
+        "<h2>Reconstruction loss over seconds of training</h2>"
+        f"<p>Liu &amp; Jin: solid; Fader: dashed.</p>{plot}{pictures}"
+    )
+    return document("Liu & Jin beside Fader Networks", {"device": _machine()}, body)
+
+
+def _machine() -> str:
+    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    return f"{devices} ({platform.machine()}, {platform.system()})"
 
 
 def curves(runs: Mapping[str, Trained]) -> str:

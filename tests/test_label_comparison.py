@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import compare_label_systems, label_comparison, label_table
+from experiments import (
+    compare_label_systems,
+    label_comparison,
+    label_data,
+    label_table,
+    label_truth,
+)
 from experiments.label_comparison import Trained
 from experiments.label_data import Labelled
 from fxjax import train_labels
@@ -74,9 +80,12 @@ def test_command_writes_the_table(tmp_path, capsys):
         save_image(tmp_path / "faces" / f"{k}.png", picture)
         rows.append(f"{k}.png,{'someone' if kind else 'who'}{k % 40},{faces.expressions[kind]}")
     (tmp_path / "t.csv").write_text("\n".join(rows))
+    pairs = [f"{k}.png,p{k // 2},{faces.expressions[k % 2]}" for k in range(60)]
+    (tmp_path / "truth.csv").write_text("\n".join(["file,person,expression", *pairs]))
     config = compare_label_systems.Config(
         data=str(tmp_path / "faces"), table=str(tmp_path / "t.csv"), out=str(tmp_path / "out"),
         images=320, judge_images=80, size=16, base=2, most=4, batch=8, least=1, identity=False,
+        truth=str(tmp_path / "faces"), truth_table=str(tmp_path / "truth.csv"),
     )  # fmt: skip
     compare_label_systems.main(config)
     with (tmp_path / "out" / "comparison.csv").open() as file:
@@ -84,7 +93,8 @@ def test_command_writes_the_table(tmp_path, capsys):
     whole = table["parameters (256 px, 4 labels)"]
     assert (whole["Liu & Jin"], whole["Fader"]) == ("7897007", "14032352")
     assert (whole["difference"], whole["the paper's claim"]) == ("-43.7 %", "-43.7 %")
-    for name in ("PSNR", "SSIM", "expression accuracy", "latent leakage", "MB that a step needs"):
+    for name in ("PSNR", "SSIM", "expression accuracy", "latent leakage", "MB that a step needs",
+                 "LPIPS-style distance", "PSNR to the truth"):  # fmt: skip
         assert np.isfinite(float(table[name]["Fader"])), name
     assert float(table["seconds per 1,000 images"]["Fader"]) > 0
     assert table["seconds per 1,000 images"]["the paper's claim"] == "-36 %"
@@ -96,6 +106,33 @@ def test_command_writes_the_table(tmp_path, capsys):
     assert "| parameters (256 px, 4 labels) | 7897007 | 14032352 | -43.7 % | -43.7 % |" in text
     for name in ("fader", "liu_jin"):
         assert (tmp_path / "out" / f"{name}.png").exists()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("<img") == page.count("<polyline") == 2
+    assert "PSNR to the truth, unchanged" in page
+
+
+def test_truth_is_what_differs_in_the_expression_alone(tmp_path):
+    faces = bright(80)
+    rows = ["file,person,expression"]
+    for k, picture in enumerate(faces.pictures):
+        save_image(tmp_path / "faces" / f"{k:02}.png", picture)
+        rows.append(f"{k:02}.png,p{k // 2},{faces.expressions[k % 2]}")
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    settings = train_labels.Settings(size=16, expressions="dark,light")
+    truth = label_truth.read(tmp_path / "faces", tmp_path / "t.csv", settings)
+    apart = [k for k in range(40) if label_data.is_apart(f"p{k}")]
+    assert len(truth.wanted) == 2 * len(apart) > 0
+    for before, kind, after in zip(*truth, strict=True):
+        here, there = (
+            [np.array_equal(p, x) for p in faces.pictures].index(True) for x in (before, after)
+        )
+        assert here != there
+        assert here // 2 == there // 2
+        assert here // 2 in apart
+        assert there % 2 == kind
+    other = train_labels.Settings(size=16, expressions="dark,blue")
+    with pytest.raises(ValueError, match="no held-back person with two of dark, blue"):
+        label_truth.read(tmp_path / "faces", tmp_path / "t.csv", other)
 
 
 def test_claims_stand_beside_their_measures():
