@@ -20,36 +20,26 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from experiments import inversion, invert, worklist
-from experiments.masks import read_rows
+from experiments import inversion, invert, runfolder, transfer_flags, worklist
 from experiments.photos import find, photo_names
 from fxjax import align, files, images, zoo
 from fxjax.engine import LAYERS
-from fxjax.transfer_types import Located, Settings
+from fxjax.transfer_types import Located
 from fxjax.types import Codes
 
 OK = worklist.OK
 
 
-@dataclasses.dataclass(frozen=True)
-class Pairs:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pairs(transfer_flags.Search):
     """Flags of every command that takes many pairs."""
 
     out: Annotated[str, "folder for all results"]
     appearance: Annotated[str | None, "photos whose faces change: folder, glob, .txt, file"] = None
     expression: Annotated[str | None, "photos that drive: all pairs of the two are taken"] = None
     pairs: Annotated[str | None, "CSV with columns appearance and expression instead"] = None
-    model: Annotated[str, "generator: a model folder or the name of a shipped model"] = "faces"
-    features: Annotated[str | None, "VGG16 folder; None is what comes with the model"] = None
     face: Annotated[str, "largest, a number (left to right), or x,y: of every photo"] = "largest"
-    steps: Annotated[int, "inversion steps"] = Settings.steps
-    rate: Annotated[float, "inversion's learning rate"] = Settings.rate
-    pull: Annotated[float, "weight that holds codes near the mean"] = Settings.pull
     batch: Annotated[int, "faces inverted at once; 0 is what the free memory holds"] = 0
-    rows: Annotated[str, "rows to search: all, or such as 0-2,5,6+7 (+ ties rows)"] = "all"
-    keep_pose: Annotated[bool, "leave out the rows up to 8 pixels, which carry the pose"] = False
-    weight: Annotated[float, "of the appearance in the score E + weight * A"] = Settings.weight
-    score_size: Annotated[int, "pixels at which all masks are scored"] = Settings.score_size
     restart: Annotated[bool, "begin anew in a folder with results of other settings"] = False
 
 
@@ -73,21 +63,13 @@ class Known(NamedTuple):
     code: np.ndarray
 
 
-def settings_of(config: Pairs) -> Settings:
-    """The library's settings for these flags."""
-    return Settings(
-        steps=config.steps,
-        rate=config.rate,
-        pull=config.pull,
-        rows=read_rows(config.rows),
-        keep_pose=config.keep_pose,
-        weight=config.weight,
-        score_size=config.score_size,
-    )
-
-
 def read_pairs(config: Pairs) -> list[Pair]:
     """The pairs in a fixed order. ValueError for none, or for a table without the columns."""
+    if config.face == "all":
+        raise ValueError(
+            "--face=all: a pair is of one face in each photo; want largest, a number or x,y "
+            "(experiments.transfer --face=all changes all faces of a photo)"
+        )
     if (config.pairs is None) == (config.appearance is None or config.expression is None):
         raise ValueError("give either --pairs=CSV, or both --appearance and --expression")
     out = files.absolute(config.out)
@@ -152,7 +134,10 @@ def invert_all(config: Pairs, pairs: Sequence[Pair]) -> dict[epath.Path, worklis
     except SystemExit as stop:  # some photos failed: their pairs will say so
         if not isinstance(stop.code, str):
             raise
-    return {epath.Path(entry.photo): entry for entry in worklist.wait(folder)}
+    entries = worklist.wait(folder)
+    if jax.process_count() > 1:  # each returned when its own share was done
+        runfolder.all_rows(folder, entries, patient=True)
+    return {epath.Path(entry.photo): entry for entry in entries}
 
 
 def known(out: epath.Path, entry: worklist.Entry) -> Known:

@@ -12,7 +12,7 @@ from experiments.batch import OK, Pair
 from fxjax import report
 from fxjax.images import load_image
 
-MEASURES = ("gain", "to_person", "to_driver", "outside")
+MEASURES = ("gain", "to_person", "to_driver", "outside", "expression_loss", "appearance_loss")
 
 
 def summarize(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from fxjax.transfer_report import mask_text, row_effects
 from fxjax.transfer_types import PRESETS
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(batch.Pairs):
     """Each field is a flag."""
 
@@ -34,7 +34,7 @@ class Config(batch.Pairs):
 def main(config: Config) -> None:
     """Inverts every photo, scores the pairs, then reports."""
     out = files.absolute(config.out)
-    engine = Engine(config.model, config.features, batch.settings_of(config))
+    engine = Engine(config.model, config.features, config.settings())
     count = len(engine.generator.rows)
     pairs = batch.read_pairs(config)
     entries = batch.invert_all(config, pairs)

@@ -10,43 +10,34 @@ where it was. Exit status 1 if a pair failed; all others are done.
 
 import dataclasses
 import io
+import math
 import sys
 from typing import Annotated, Any
 
 import jax
 import numpy as np
 
-from experiments import batch, batch_report, transfer_files
+from experiments import batch, batch_report, transfer_files, transfer_flags
 from experiments.batch import OK, Known, Pair
 from experiments.launch import launch
-from experiments.masks import read_mask
 from fxjax import assess, files
 from fxjax.engine import Engine
 from fxjax.images import save_image
 from fxjax.transfer_report import mask_text
-from fxjax.transfer_types import Settings
 
 
-@dataclasses.dataclass(frozen=True)
-class Config(batch.Pairs):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(transfer_flags.Transfer, batch.Pairs):
     """Each field is a flag."""
 
-    strength: Annotated[float, "how much of the expression, 0 to 1.5"] = Settings.strength
-    mask: Annotated[str | None, "no search: 0s and 1s, row 0 first; 1 is the expression's"] = None
-    poisson: Annotated[bool, "blend by gradients rather than by colours"] = False
     compare: Annotated[bool, "measure simpler methods beside the results"] = False
+    joint: Annotated[bool, "and a code searched freely, which takes as long as inversion"] = False
 
 
 def main(config: Config) -> None:
     """Inverts every photo, then does the pairs, then reports."""
     out = files.absolute(config.out)
-    settings = dataclasses.replace(
-        batch.settings_of(config),
-        strength=config.strength,
-        mask=read_mask(config.mask),
-        poisson=config.poisson,
-    )
-    engine = Engine(config.model, config.features, settings)
+    engine = Engine(config.model, config.features, config.settings())
     pairs = batch.read_pairs(config)
     entries = batch.invert_all(config, pairs)
     judges = assess.Judges(engine.detector)
@@ -66,8 +57,10 @@ def main(config: Config) -> None:
             row |= {
                 "expression_loss": float(result.ranked.expression[0]),
                 "appearance_loss": float(result.ranked.appearance[0]),
+                "rank_correlation": result.ranked.agreement,
             }
-        for one in assess.table(engine, judges, result, compare=config.compare):
+        options = {"compare": config.compare, "joint": config.joint}
+        for one in assess.table(engine, judges, result, **options):
             row |= {f"{one.name}: {name}": getattr(one, name) for name in batch_report.MEASURES}
         return row
 
@@ -82,7 +75,8 @@ def main(config: Config) -> None:
     files.write(out / "report.html", batch_report.page(out, pairs, rows, summary, facts).encode())
     failed = sum(row["status"] != OK for row in rows)
     for line in summary:
-        shown = ", ".join(f"{k} {v:.3f}" for k, v in line.items() if isinstance(v, float))
+        numbers = {k: v for k, v in line.items() if isinstance(v, float) and not math.isnan(v)}
+        shown = ", ".join(f"{k} {v:.3f}" for k, v in numbers.items())
         print(f"{line['method']}: {shown}")
     print(f"{len(rows) - failed} pairs are done; open {out / 'report.html'}")
     if failed:

@@ -14,33 +14,23 @@ from typing import Annotated
 import jax.numpy as jnp
 from tqdm import tqdm
 
-from experiments import batch, frames, transfer_files
+from experiments import batch, frames, transfer_files, transfer_flags
 from experiments.launch import launch
-from experiments.masks import read_mask, read_rows
 from fxjax import files, mix
 from fxjax.engine import Engine
 from fxjax.images import save_image
 from fxjax.transfer_report import mask_text
-from fxjax.transfer_types import Settings
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Each field is a flag."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(transfer_flags.Transfer):
+    """Each field is a flag; `steps` are those of the photo and the first frame."""
 
     appearance: Annotated[str, "the photo whose face changes"]
     driver: Annotated[str, "a video, or a folder of frames in the order of their names"]
     out: Annotated[str, "folder for the results"] = "runs/video"
-    model: Annotated[str, "generator: a model folder or the name of a shipped model"] = "faces"
-    features: Annotated[str | None, "VGG16 folder; None is what comes with the model"] = None
     face: Annotated[str, "whose: largest, a number (left to right), or x,y"] = "largest"
-    steps: Annotated[int, "inversion steps of the photo and the first frame"] = Settings.steps
-    frame_steps: Annotated[int, "inversion steps of each later frame"] = 75
-    rows: Annotated[str, "rows to search: all, or such as 0-2,5,6+7 (+ ties rows)"] = "all"
-    keep_pose: Annotated[bool, "leave out the rows up to 8 pixels, which carry the pose"] = False
-    weight: Annotated[float, "of the appearance in the score E + weight * A"] = Settings.weight
-    strength: Annotated[float, "how much of the expression, 0 to 1.5"] = Settings.strength
-    mask: Annotated[str | None, "no search: 0s and 1s, row 0 first; 1 is the expression's"] = None
+    frame_steps: Annotated[int, "inversion steps of each frame after the first"] = 75
     looks: Annotated[int, "frames that choose the mask, spread over all"] = 4
     most: Annotated[int, "frames that are read at most"] = 2000
     restart: Annotated[bool, "remove an earlier run's results in --out and begin anew"] = False
@@ -49,14 +39,7 @@ class Config:
 def main(config: Config) -> None:
     """Reads, inverts frame after frame, chooses the mask, draws."""
     out = files.absolute(config.out)
-    settings = Settings(
-        steps=config.steps,
-        rows=read_rows(config.rows),
-        keep_pose=config.keep_pose,
-        weight=config.weight,
-        strength=config.strength,
-        mask=read_mask(config.mask),
-    )
+    settings = config.settings()
     engine = Engine(config.model, config.features, settings)
     later = Engine(
         config.model,

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from fxjax import align, detect, expression, images, metrics, mix, paste
+from fxjax import align, detect, expression, images, metrics, mix, paste, search
 from fxjax.engine import Engine
 from fxjax.transfer_types import PRESETS, Located, Pixels, Transfer
-from fxjax.types import Photo, Photos
+from fxjax.types import Code, Photo, Photos
 
 SIDE = 256  # pixels of the crop in which all pictures are judged
 LEAST_TURN = 0.05  # of `pose`: below it two faces look the same way
@@ -28,7 +28,8 @@ class Assessed:
 
     `gain`: how far the expression went from the person's (0) to the driver's (1). `to_person` and
     `to_driver`: dlib's distances of identity (below 0.6 is one person). `outside`: PSNR in dB to
-    the photo outside the eyes, brows and mouth.
+    the photo outside the eyes, brows and mouth. `expression_loss` and `appearance_loss` are E and
+    A, by which masks are ranked, of the generator's picture, if there is one.
     """
 
     name: str
@@ -37,6 +38,8 @@ class Assessed:
     to_person: float = math.nan
     to_driver: float = math.nan
     outside: float = math.nan
+    expression_loss: float = math.nan
+    appearance_loss: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,32 +117,32 @@ def outside(person: Located, photo: Photo) -> float:
     return metrics.psnr(photo[~inside][None], person.photo[~inside][None])
 
 
-def baselines(
+def mixtures(
     engine: Engine, result: Transfer, strengths: Sequence[float] = (0.5,)
-) -> list[tuple[str, Photo]]:
-    """Photos by simpler means: the rows that other work takes, interpolation, pasted parts."""
-    person, driver = result.person, result.driver
+) -> dict[str, Code]:
+    """Codes by simpler means: the rows that other work takes, and interpolation."""
     own, other = jnp.asarray(result.codes[0]), jnp.asarray(result.codes[1])
-    rows = len(own)
-    named = []
+    rows, found = len(own), {}
     for name, preset in PRESETS.items():
         mask = np.isin(np.arange(rows), preset)
-        named.append((f"rows {preset} ({name})", mix.mix(own, other, jnp.asarray(mask))))
+        found[f"rows {preset} ({name})"] = mix.mix(own, other, jnp.asarray(mask))
     for strength in strengths:
         everything = jnp.ones(rows, bool)
-        named.append((f"interpolation {strength:g}", mix.blended(own, other, everything, strength)))
-    before = engine.draw(own[None])
-    found = [
-        (name, engine.apply(person, before, engine.draw(code[None]))[0]) for name, code in named
-    ]
+        found[f"interpolation {strength:g}"] = mix.blended(own, other, everything, strength)
+    return found
+
+
+def pasted(person: Located, driver: Located) -> list[tuple[str, Photo]]:
+    """Photos without any generator: parts of the driver's face, pasted."""
+    found = []
     for region in ("mouth", "lower_face"):
         try:
-            pasted = paste.paste(
+            photo = paste.paste(
                 person.photo, person.landmarks, driver.photo, driver.landmarks, region=region
             )
         except ValueError:
             continue  # that region lies outside a photo
-        found.append((f"pasted {region.replace('_', ' ')}", pasted))
+        found.append((f"pasted {region.replace('_', ' ')}", photo))
     return found
 
 
@@ -153,18 +156,46 @@ def whole_driver(person: Located, driver: Located) -> Photo:
 
 
 def table(
-    engine: Engine, judges: Judges, result: Transfer, *, compare: bool = True
+    engine: Engine,
+    judges: Judges,
+    result: Transfer,
+    *,
+    compare: bool = True,
+    joint: bool = False,
 ) -> list[Assessed]:
-    """The result, both copies and, with `compare`, the baselines."""
+    """The result, both copies and, with `compare`, simpler methods.
+
+    `joint` adds a code that was searched freely for the least E + weight * A, with as many steps
+    as an inversion has, unless the two faces are alike.
+    """
     person, driver = result.person, result.driver
+    own, other = jnp.asarray(result.codes[0]), jnp.asarray(result.codes[1])
+    case = engine.case(own, other, (person, driver))
+    codes = mixtures(engine, result) if compare else {}
+    if joint and not result.alike:
+        settings = engine.settings
+        codes["joint optimisation"] = search.joint(
+            case, weight=settings.weight, steps=settings.steps
+        )
+    before = engine.draw(own[None])
     pictures = [
         ("result", result.image),
         ("copy of the first", person.photo),
         ("the second's face", whole_driver(person, driver)),
     ]
+    pictures += [
+        (name, engine.apply(person, before, engine.draw(code[None]))[0])
+        for name, code in codes.items()
+    ]
     if compare:
-        pictures += baselines(engine, result)
-    return assess(judges, person, driver, pictures)
+        pictures += pasted(person, driver)
+    found = {one.name: one for one in assess(judges, person, driver, pictures)}
+    if not result.alike:
+        codes = {"result": jnp.asarray(result.codes[2]), **codes}
+        scores = search.score_codes(case, jnp.stack(list(codes.values())))
+        for name, (e, a) in zip(codes, scores.tolist(), strict=True):
+            found[name] = dataclasses.replace(found[name], expression_loss=e, appearance_loss=a)
+    return list(found.values())
 
 
 def moved(

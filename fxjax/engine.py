@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +17,7 @@ from etils import epath
 from jaxtyping import Bool, Float, Int
 
 from fxjax import align, detect, images, invert, losses, mix, score, search, zoo
+from fxjax.faces import Faces
 from fxjax.nn.generator import Generator, synthesize
 from fxjax.nn.vgg16 import VGG16
 from fxjax.transfer_types import Located, Picture, Pixels, Progress, Ranked, Settings, Transfer
@@ -30,7 +30,7 @@ CHUNK = 25  # inversion steps between reports of progress
 POSE = 3  # rows 0 to 2, up to 8 pixels, carry the pose
 
 
-class Engine:
+class Engine(Faces):
     """Models and settings, ready for many transfers.
 
     `model` and `features` are names of shipped models or model folders; features are those in the
@@ -51,15 +51,16 @@ class Engine:
         self.features: VGG16 = load(
             zoo.features_of(model) if features is None else features, part="features"
         )
-        self._detector = detector
+        super().__init__(self.generator.resolution, detector, poisson=self.settings.poisson)
         count = len(self.generator.rows)
         if self.settings.mask is not None and len(self.settings.mask) != count:
             raise ValueError(
                 f"a mask of {len(self.settings.mask)} bits: this model has {count} rows"
             )
-        self.groups = mix.free_rows(0, count - 1)
+        searched = self._searched()
+        self.groups = mix.free_rows(0, searched - 1)
         if self.settings.rows is not None:
-            mix.check_groups(self.settings.rows, count)
+            mix.check_groups(self.settings.rows, searched)
             self.groups = self.settings.rows
         if self.settings.keep_pose:
             self.groups = tuple(group for group in self.groups if min(group) >= POSE)
@@ -69,38 +70,23 @@ class Engine:
         self.loss = losses.Sum(
             [losses.balanced(self.features, LAYERS, mean), losses.Pixels()], (1.0, 1.0)
         )
-        self.judge = score.Judge(
-            losses.balanced(self.features, ("block3_conv3",), mean),
-            losses.balanced_gram(self.features, mean),
-        )
+        content = losses.balanced(self.features, ("block3_conv3",), mean)
+        style: Any = losses.balanced_gram(self.features, mean)
+        if self.settings.identity_weight:
+            who = losses.Perceptual(self.features, content.layers, content.scales)
+            style = score.Kept([style, who], (1.0, self.settings.identity_weight))
+        self.judge = score.Judge(content, style)
 
-    @property
-    def detector(self) -> detect.Detector:
-        """The face detector, loaded when first needed."""
-        if self._detector is None:
-            self._detector = detect.Detector()
-        return self._detector
-
-    def locate(self, photo: Picture, face: str = "largest") -> list[Located]:
-        """The chosen faces of a photo, aligned; see `detect.choose` for `face`.
-
-        Raises ValueError if there is none.
-        """
-        pixels = photo if isinstance(photo, np.ndarray) else images.load_image(photo)
-        where = "the photo" if isinstance(photo, np.ndarray) else str(photo)
-        try:
-            faces = detect.choose(self.detector(pixels), face)
-            return [
-                Located(pixels, f.landmarks, align.align(pixels, f.landmarks, self.resolution))
-                for f in faces
-            ]
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
-
-    @property
-    def resolution(self) -> int:
-        """The side of the generator's pictures in pixels."""
-        return self.generator.resolution
+    def _searched(self) -> int:
+        """How many first rows can be searched. ValueError for a readout that is not there."""
+        if self.settings.readout is None:
+            return len(self.generator.rows)
+        if not hasattr(self.generator, "at"):
+            raise ValueError(
+                f"a readout at {self.settings.readout} px: this generator has no earlier pictures, "
+                "as StyleGAN2 does; leave it out"
+            )
+        return len(self.generator.at(self.settings.readout).rows)
 
     def encode(
         self,
@@ -141,14 +127,12 @@ class Engine:
         progress: Progress | None = None,
     ) -> Float[np.ndarray, "masks 2"] | None:
         """Both losses of all masks at the score's size, by number; None if the two are alike."""
-        goals = self._goals(self.settings.score_size, person, driver, faces)
-        if score.alike(goals):
+        size, readout = self.settings.score_size, self.settings.readout
+        case = self.case(person, driver, faces, size=size, readout=readout)
+        if score.alike(case.goals):
             return None
         return search.exhaustive(
-            self.generator,
-            person,
-            driver,
-            goals,
+            case,
             groups=self.groups,
             progress=None if progress is None else lambda done, of: progress("masks", done / of),
         )
@@ -162,22 +146,21 @@ class Engine:
     ) -> Ranked | None:
         """All masks of a pair of codes, best first; None if their pictures are alike.
 
-        If the score's size is less than the generator's, the best 64 are scored again in full.
+        If the score's size is less than the generator's, or there is a readout, the best 64 are
+        scored again in full.
         """
         found = self.scores(person, driver, faces, progress)
         if found is None:
             return None
-        exact = len(found)
-        if self.settings.score_size < self.resolution:
-            exact = min(RESCORED, len(found))
-            best, rest = np.split(self.order(found), [exact])
-            masks = mix.masks_of(self.groups, len(person), best.tolist())
-            goals = self._goals(self.resolution, person, driver, faces)
-            again = search.rescore(self.generator, person, driver, goals, masks)
-            found = found.copy()
-            found[best] = again
-            return self.ranked(found, np.concatenate([best[self.order(again)], rest]), exact)
-        return self.ranked(found, self.order(found), exact)
+        order = self.order(found)
+        if self.settings.score_size >= self.resolution and self.settings.readout is None:
+            return self.ranked(found, order, len(found))
+        options = {"groups": self.groups, "weight": self.settings.weight, "count": RESCORED}
+        best = search.refine(self.case(person, driver, faces), found, **options)
+        count, found = len(best.numbers), found.copy()
+        found[best.numbers] = best.scores
+        ranked = self.ranked(found, np.concatenate([best.numbers, order[count:]]), count)
+        return dataclasses.replace(ranked, agreement=best.agreement)
 
     def ranked(
         self, found: Float[np.ndarray, "masks 2"], order: Int[np.ndarray, " masks"], exact: int
@@ -196,23 +179,34 @@ class Engine:
 
     def order(self, found: Float[np.ndarray, "masks 2"]) -> Int[np.ndarray, " masks"]:
         """Numbers of masks from the least score E + weight * A to the largest."""
-        return np.argsort(search.total(found, self.settings.weight), kind="stable")
+        return search.order(found, self.settings.weight)
 
-    def _goals(
-        self, size: int, person: Code, driver: Code, faces: tuple[Located, Located]
-    ) -> score.Goals:
-        pictures = self.draw(jnp.stack([person, driver]))
-        judge = self.judge.at(min(size, self.resolution))
-        return score.goals(judge, pictures[:1], pictures[1:], self._regions(faces))
+    def case(
+        self,
+        person: Code,
+        driver: Code,
+        faces: tuple[Located, Located],
+        *,
+        size: int | None = None,
+        readout: int | None = None,
+    ) -> search.Case:
+        """What masks are scored against, in full or as `search.case_of` says.
 
-    def _regions(self, faces: tuple[Located, Located]) -> losses.Weights:
-        """What of a picture counts as its expression: the eyes, brows and mouths of both."""
+        The expression's loss sees the eyes, brows and mouths of both faces, the features of the
+        appearance's what is around them.
+        """
+        size = self.resolution if size is None else min(size, self.resolution)
         parts = [
             np.max(align.region_masks(face.in_crop(), self.resolution)[:3], axis=0)
             for face in faces
         ]
-        weights = self.settings.elsewhere + np.max(parts, axis=0)
-        return jnp.asarray(weights[None], jnp.float32)
+        regions = jnp.asarray(np.max(parts, axis=0)[None], jnp.float32)
+        around = 1 - regions if self.settings.identity_weight else None
+        weights = (self.settings.elsewhere + regions, around)
+        codes = (person, driver)
+        return search.case_of(
+            self.generator, *codes, self.judge, *weights, size=size, readout=readout
+        )
 
     def apply(self, person: Located, own: Images, new: Images) -> tuple[Pixels, Pixels]:
         """The photo with its changed face, and that face as the generator draws it.
@@ -221,24 +215,7 @@ class Engine:
         after.
         """
         face = images.to_uint8(np.asarray(new[0]))
-        marks = person.landmarks[None]
-        try:
-            side = 256
-            large = cv2.resize(face, (side, side), interpolation=cv2.INTER_CUBIC)
-            found = detect.choose(self.detector(large))[0].landmarks
-            back = person.crop.photo_from_crop @ align.whole_square(self.resolution, side)
-            marks = np.stack([person.landmarks, align.transform(back, found)])
-        except ValueError:
-            pass  # no face is found in it: the person's own landmarks will do
-        photo = align.blend(
-            person.photo,
-            np.asarray(new[0]),
-            np.asarray(own[0]),
-            person.crop.photo_from_crop,
-            marks,
-            poisson=self.settings.poisson,
-        )
-        return photo, face
+        return self.put_back(person, face, np.asarray(own[0]), np.asarray(new[0])), face
 
     def pair(
         self,

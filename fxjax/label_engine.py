@@ -7,24 +7,23 @@ with, so that the photo gets the difference alone and keeps its detail.
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jaxtyping import Array, Float
 
-from fxjax import align, checkpoint, detect, images, zoo
-from fxjax.transfer_types import Located, Picture, Pixels
+from fxjax import checkpoint, detect, images, zoo
+from fxjax.faces import Faces
+from fxjax.transfer_types import Located, Pixels
 from fxjax.types import Features
 
-SIDE = 256  # pixels at which the changed face is looked at for its new landmarks
 GREY = (0.299, 0.587, 0.114)  # weights of red, green and blue (ITU-R BT.601)
 
 Label = Float[np.ndarray, " expressions"]
 
 
-class LabelEngine:
+class LabelEngine(Faces):
     """A label-driven model, ready for many photos.
 
     `model` is the name of a shipped model or a model folder. Raises FileNotFoundError or
@@ -48,31 +47,12 @@ class LabelEngine:
         self.classifier: Any = None
         if "classifier" in parts:
             self.classifier = zoo.load(folder, part="classifier")
-        self.poisson, self._detector = poisson, detector
+        super().__init__(self.model.size, detector, poisson=poisson)
 
     @property
     def expressions(self) -> tuple[str, ...]:
         """The names that the model knows."""
         return self.model.expressions
-
-    @property
-    def detector(self) -> detect.Detector:
-        """The face detector, loaded when first needed."""
-        if self._detector is None:
-            self._detector = detect.Detector()
-        return self._detector
-
-    def locate(self, photo: Picture, face: str = "largest") -> list[Located]:
-        """The chosen faces of a photo, aligned; ValueError if there is none."""
-        pixels = photo if isinstance(photo, np.ndarray) else images.load_image(photo)
-        where = "the photo" if isinstance(photo, np.ndarray) else str(photo)
-        try:
-            return [
-                Located(pixels, f.landmarks, align.align(pixels, f.landmarks, self.model.size))
-                for f in detect.choose(self.detector(pixels), face)
-            ]
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
 
     def label(self, expression: str) -> Label:
         """1 for that expression, 0 for the others. ValueError for one that is not known."""
@@ -114,7 +94,7 @@ class LabelEngine:
         own = self.own_label(face)
         goals = [own + strength * (self.label(name) - own) for name in expressions]
         before, *after = self.draw(face, [own, *goals])
-        return [self._put_back(face, before, new) for new in after]
+        return [self._changed(face, before, new) for new in after]
 
     def _input(self, face: Located) -> Float[Array, "1 size size channels"]:
         picture = face.crop.image[None]
@@ -122,25 +102,16 @@ class LabelEngine:
             picture = np.sum(picture * np.asarray(GREY, np.float32), axis=-1, keepdims=True)
         return jnp.asarray(picture, jnp.float32)
 
-    def _put_back(
+    def _changed(
         self,
         face: Located,
         before: Float[np.ndarray, "size size 3"],
         new: Float[np.ndarray, "size size 3"],
     ) -> Pixels:
-        marks, size = face.landmarks[None], self.model.size
-        try:
-            large = cv2.resize(images.to_uint8(new), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
-            found = detect.choose(self.detector(large))[0].landmarks
-            back = face.crop.photo_from_crop @ align.whole_square(size, SIDE)
-            marks = np.stack([face.landmarks, align.transform(back, found)])
-        except ValueError:
-            pass  # no face is found in it: the person's own landmarks will do
+        drawn = images.to_uint8(new)
         if self.model.channels == 1:  # the crop's colours with the change of brightness
             before, new = face.crop.image, face.crop.image + new - before
-        return align.blend(
-            face.photo, new, before, face.crop.photo_from_crop, marks, poisson=self.poisson
-        )
+        return self.put_back(face, drawn, before, new)
 
 
 @jax.jit

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fxjax.losses import Embedding, Loss, Weights, shrink
+from fxjax.losses import Embedding, Loss, Sum, Weights, shrink
 from fxjax.types import Images
 
 SAME = 1e-6
@@ -64,6 +64,18 @@ class Judge(nnx.Module):
             if part is not parts[first] and hasattr(part, "features"):
                 part.features = parts[first].features
         return judge
+
+
+class Kept(Sum):
+    """A sum whose last loss alone heeds weights, for an appearance that has to stay in places.
+
+    Such as Gram matrices of the whole picture, and features outside the eyes, brows and mouth.
+    """
+
+    def embed(self, images: Images, weights: Weights | None = None) -> Embedding:
+        """What each of the losses embeds."""
+        *style, last = self.losses
+        return [*(loss.embed(images) for loss in style), last.embed(images, weights)]
 
 
 class Goals(NamedTuple):

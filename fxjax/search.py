@@ -1,9 +1,9 @@
 """Searches for the best mixture of two codes: all masks, few of the strengths, or by gradients.
 
-`exhaustive` scores every mask over a prefix tree. `staged` scores all of them on small pictures
-and the best again exactly. Where rows times strengths are too many, `beam` and `relaxed` find good
-mixtures without drawing all. `joint` is the first form of arXiv:1912.06253, which has no masks.
-Many pairs: call these for each; the programs are compiled once.
+`exhaustive` scores every mask over a prefix tree. If that was done on small pictures (`case_of`),
+`refine` scores the best again exactly. Where rows times strengths are too many, `beam` and
+`relaxed` find good mixtures without drawing all. `joint` is the first form of arXiv:1912.06253,
+which has no masks. Many pairs: call these for each; the programs are compiled once.
 """
 
 import functools
@@ -20,18 +20,27 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fxjax import mix, sharding
 from fxjax.invert import Settings, advance, begin, codes_of
-from fxjax.losses import Weights
+from fxjax.losses import Weights, shrink
 from fxjax.memory import free_memory, widest
 from fxjax.mix import Groups
 from fxjax.nn.generator import Generator
 from fxjax.score import Goals, Judge, goals, score, weighted
-from fxjax.types import Code, Images
+from fxjax.types import Code, Codes, Images
 
 SHARE = 0.5  # of the free memory
 COPIES = 3  # of the largest step's arrays that live at once; 1.3 to 1.7 as XLA plans on a CPU
 TRACED = 16  # pictures in the program that is measured, so that weights hardly count
 MOST = {"cpu": 16}  # states at once where memory would hold more; caches gain nothing then
 MOST_ELSEWHERE = 256
+
+
+class Case(NamedTuple):
+    """What is searched: two codes of a generator, and what their mixtures are scored against."""
+
+    generator: Generator
+    person: Code
+    expression: Code
+    goals: Goals
 
 
 class Mixtures(NamedTuple):
@@ -43,12 +52,11 @@ class Mixtures(NamedTuple):
     """Pictures that were drawn and scored."""
 
 
-class Staged(NamedTuple):
-    """Scores of all masks, approximate; the best of them by exact score, best first."""
+class Refined(NamedTuple):
+    """The best masks by exact score, best first: their numbers and scores."""
 
-    scores: Float[np.ndarray, "masks 2"]
     numbers: Int[np.ndarray, " count"]
-    exact: Float[np.ndarray, "count 2"]
+    scores: Float[np.ndarray, "count 2"]
     agreement: float
     """Spearman's rank correlation of the approximate and the exact scores of those."""
 
@@ -58,11 +66,13 @@ def total(scores: Float[np.ndarray, "count 2"], weight: float) -> Float[np.ndarr
     return np.asarray(scores)[:, 0] + weight * np.asarray(scores)[:, 1]
 
 
+def order(scores: Float[np.ndarray, "count 2"], weight: float) -> Int[np.ndarray, " count"]:
+    """Places from the least E + weight * A to the largest; of equal ones the first comes first."""
+    return np.argsort(total(scores, weight), kind="stable")
+
+
 def exhaustive(
-    generator: Generator,
-    person: Code,
-    expression: Code,
-    goals: Goals,
+    case: Case,
     *,
     groups: Groups,
     width: int | None = None,
@@ -76,13 +86,13 @@ def exhaustive(
     several processes give a number); `progress` is told the masks done and all of them.
     """
     mesh = sharding.mesh(jax.local_devices()[:1]) if mesh is None else mesh
-    mix.check_groups(groups, len(generator.rows))
+    mix.check_groups(groups, len(case.generator.rows))
     if width is None:
-        width = fitting_width(generator, goals, mesh)
+        width = fitting_width(case.generator, case.goals, mesh)
     width = min(width, max(2, 2 ** len(groups)))
     top = _top_bits(len(groups), mesh.size)
     prefixes = np.arange(2**top, dtype=np.int32)
-    given: Any = sharding.replicate((generator, person, expression, goals), mesh)
+    given: Any = sharding.replicate(case, mesh)
     found = []
     for start in range(0, len(prefixes), mesh.size):
         # A mesh with more devices than subtrees are left does the last one again.
@@ -153,84 +163,72 @@ def _draw_and_score(
     return score(goals, mix.pictures(generator, codes, goals.judge.size))
 
 
+def score_codes(case: Case, codes: Codes) -> Float[np.ndarray, "batch 2"]:
+    """(E, A) of any codes, all drawn at once."""
+    return np.asarray(_draw_and_score(case.generator, case.goals, codes))
+
+
 @jax.jit
-def _score_amounts(
-    generator: Generator,
-    person: Code,
-    expression: Code,
-    goals: Goals,
-    amounts: Float[Array, "batch rows"],
-) -> Float[Array, "batch 2"]:
-    return _draw_and_score(generator, goals, mix.interpolated(person, expression, amounts))
+def _score_amounts(case: Case, amounts: Float[Array, "batch rows"]) -> Float[Array, "batch 2"]:
+    codes = mix.interpolated(case.person, case.expression, amounts)
+    return _draw_and_score(case.generator, case.goals, codes)
 
 
 def rescore(
-    generator: Generator,
-    person: Code,
-    expression: Code,
-    goals: Goals,
+    case: Case,
     amounts: Float[np.ndarray, "count rows"] | Bool[np.ndarray, "count rows"],
     *,
     width: int | None = None,
 ) -> Float[np.ndarray, "count 2"]:
     """(E, A) of single masks, or of how much of each row is the expression's; each drawn alone."""
-    width = fitting_width(generator, goals) if width is None else width
+    width = fitting_width(case.generator, case.goals) if width is None else width
     amounts = np.asarray(amounts, np.float32)
     found = [np.zeros((0, 2), np.float32)]
     for start in range(0, len(amounts), width):
         some = amounts[start : start + width]
         padded = np.concatenate([some, np.repeat(some[-1:], width - len(some), axis=0)])
-        part = _score_amounts(generator, person, expression, goals, jnp.asarray(padded))
+        part = _score_amounts(case, jnp.asarray(padded))
         found.append(np.asarray(part)[: len(some)])
     return np.concatenate(found)
 
 
-def staged(
-    generator: Generator,
+def case_of(
+    generator: Any,
     person: Code,
     expression: Code,
     judge: Judge,
     weights: Weights | None = None,
+    appearance_weights: Weights | None = None,
     *,
-    groups: Groups,
-    weight: float,
     size: int | None = None,
     readout: int | None = None,
-    count: int = 64,
-    width: int | None = None,
-    mesh: Mesh | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Staged:
-    """Scores all masks on small pictures, then the `count` best of them exactly.
+) -> Case:
+    """A case with goals of the generator's own pictures; see `fxjax.score.goals` for weights.
 
     `size` averages pictures to so many px for the losses. `readout` (StyleGAN2) stops at the skip
-    picture of that size, so no row after it can be free. Both are approximate: see `agreement`.
+    picture of that size, so no row after it can be free. Both are approximate: `refine` what is
+    found with them.
     """
-    coarse = generator if readout is None else _at(generator, readout)
-    rows = len(coarse.rows)
-    rough = judge if size is None else judge.at(size)
-    own, other = person[:rows], expression[:rows]
-    against = _goals_of(coarse, own, other, rough, weights)
-    options = {"width": width, "mesh": mesh, "progress": progress}
-    scores = exhaustive(coarse, own, other, against, groups=groups, **options)
-    numbers = np.argsort(total(scores, weight), kind="stable")[:count]
-    against = _goals_of(generator, person, expression, judge, weights)
-    masks = mix.masks_of(groups, len(generator.rows), numbers.tolist())
-    exact = rescore(generator, person, expression, against, masks)
-    order = np.argsort(total(exact, weight), kind="stable")
+    if readout is not None:
+        generator = generator.at(readout)
+    codes = jnp.stack([person, expression])[:, : len(generator.rows)]
+    images = _pictures(generator, codes)
+    judge = judge if size is None else judge.at(size)
+    side = images.shape[1]
+    maps = [w if w is None else shrink(w, side) for w in (weights, appearance_weights)]
+    return Case(generator, codes[0], codes[1], goals(judge, images[:1], images[1:], *maps))
+
+
+def refine(
+    case: Case, scores: Float[np.ndarray, "masks 2"], *, groups: Groups, weight: float, count: int
+) -> Refined:
+    """Scores the `count` best of all masks again, each drawn alone, as `case` has it."""
+    numbers = order(scores, weight)[:count]
+    masks = mix.masks_of(groups, len(case.generator.rows), numbers.tolist())
+    exact = rescore(case, masks)
+    best = order(exact, weight)
     agreement = mix.spearman(total(scores[numbers], weight), total(exact, weight))
-    return Staged(scores, numbers[order], exact[order], agreement)
-
-
-def _at(generator: Any, readout: int) -> Generator:
-    return generator.at(readout)
-
-
-def _goals_of(
-    generator: Generator, person: Code, expression: Code, judge: Judge, weights: Weights | None
-) -> Goals:
-    images = _pictures(generator, jnp.stack([person, expression]))
-    return goals(judge, images[:1], images[1:], weights)
+    return Refined(numbers[best], exact[best], agreement)
 
 
 @jax.jit
@@ -239,10 +237,7 @@ def _pictures(generator: Generator, codes: Float[Array, "batch rows dim"]) -> Im
 
 
 def beam(
-    generator: Generator,
-    person: Code,
-    expression: Code,
-    goals: Goals,
+    case: Case,
     *,
     groups: Groups,
     weight: float,
@@ -257,21 +252,20 @@ def beam(
     decides every group anew, given the others. Draws at most sweeps * groups * beams * strengths
     pictures, none of them twice.
     """
-    rows = len(generator.rows)
+    rows = len(case.generator.rows)
     mix.check_groups(groups, rows)
     known: dict[tuple[float, ...], np.ndarray] = {}
-    width = fitting_width(generator, goals) if width is None else width
 
     def evaluate(tried: Sequence[tuple[float, ...]]) -> None:
         fresh = [one for one in dict.fromkeys(tried) if one not in known]
         amounts = _spread(np.asarray(fresh, np.float32).reshape(-1, len(groups)), groups, rows)
-        found = rescore(generator, person, expression, goals, amounts, width=width)
+        found = rescore(case, amounts, width=width)
         known.update(zip(fresh, found, strict=True))
 
     def best(tried: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
         unique = list(dict.fromkeys(tried))
-        values = total(np.stack([known[one] for one in unique]), weight)
-        return [unique[i] for i in np.argsort(values, kind="stable")[:beams]]
+        scores = np.stack([known[one] for one in unique])
+        return [unique[i] for i in order(scores, weight)[:beams]]
 
     kept = [(strength,) * len(groups) for strength in (0.0, float(max(strengths)))]
     evaluate(kept)
@@ -302,10 +296,7 @@ def _spread(
 
 
 def relaxed(
-    generator: Generator,
-    person: Code,
-    expression: Code,
-    goals: Goals,
+    case: Case,
     *,
     groups: Groups,
     weight: float,
@@ -320,25 +311,22 @@ def relaxed(
     Amounts are sigmoids, steeper with every step. Several starts are searched at once: the middle,
     and random ones. Each result is rounded to the nearest strength and scored exactly.
     """
-    rows, levels = len(generator.rows), np.sort(np.asarray(strengths, np.float32))
+    rows, levels = len(case.generator.rows), np.sort(np.asarray(strengths, np.float32))
     mix.check_groups(groups, rows)
     soft = _relax(
-        generator, person, expression, goals, jnp.float32(weight), jnp.float32(rate),
-        jnp.asarray(levels[[0, -1]]), groups=groups, steps=steps, starts=starts,
+        case, jnp.float32(weight), jnp.float32(rate), jnp.asarray(levels[[0, -1]]),
+        groups=groups, steps=steps, starts=starts,
     )  # fmt: skip
     nearest = np.argmin(np.abs(np.asarray(soft)[:, :, None] - levels), axis=2)
     amounts = _spread(np.unique(levels[nearest], axis=0), groups, rows)
-    scores = rescore(generator, person, expression, goals, amounts, width=width)
-    order = np.argsort(total(scores, weight), kind="stable")
-    return Mixtures(amounts[order], scores[order], steps * starts + len(amounts))
+    scores = rescore(case, amounts, width=width)
+    best = order(scores, weight)
+    return Mixtures(amounts[best], scores[best], steps * starts + len(amounts))
 
 
 @functools.partial(jax.jit, static_argnames=("groups", "steps", "starts"))
 def _relax(
-    generator: Generator,
-    person: Code,
-    expression: Code,
-    goals: Goals,
+    case: Case,
     weight: Float[Array, ""],
     rate: Float[Array, ""],
     ends: Float[Array, "2"],
@@ -349,18 +337,15 @@ def _relax(
 ) -> Float[Array, "starts groups"]:
     """The groups' amounts after the last step."""
     optimizer = optax.adam(rate)
-    table = np.zeros((len(groups), len(generator.rows)), np.float32)
-    for place, group in enumerate(groups):
-        table[place, list(group)] = 1.0
+    rows = _spread(np.eye(len(groups), dtype=np.float32), groups, len(case.generator.rows))
 
     def amounts(logits: Array, step: Array) -> Array:
         steepness = 1 + 4 * step / steps
         return ends[0] + (ends[1] - ends[0]) * jax.nn.sigmoid(steepness * logits)
 
     def objective(logits: Array, step: Array) -> Array:
-        codes = mix.interpolated(person, expression, amounts(logits, step) @ table)
-        # A sum: each start goes its own way.
-        return jnp.sum(_draw_and_score(generator, goals, codes) @ jnp.stack([1.0, weight]))
+        scores = _score_amounts(case, amounts(logits, step) @ rows)
+        return jnp.sum(scores @ jnp.stack([1.0, weight]))  # a sum: each start goes its own way
 
     def advance(carry: Any, step: Array) -> tuple[Any, None]:
         logits, moments = carry
@@ -374,22 +359,14 @@ def _relax(
     return amounts(logits, jnp.float32(steps))
 
 
-def joint(
-    generator: Generator,
-    person: Code,
-    goals: Goals,
-    *,
-    weight: float,
-    steps: int = 300,
-    rate: float = 0.05,
-) -> Code:
+def joint(case: Case, *, weight: float, steps: int = 300, rate: float = 0.05) -> Code:
     """argmin_s E(s) + weight * A(s) over free codes, by Adam from the person's code.
 
-    The paper's first form, which leaves artefacts; `goals` may be of the photos themselves.
+    The paper's first form, which leaves artefacts; the goals may be of the photos themselves.
     """
-    loss, goal = weighted(goals, weight)
+    loss, goal = weighted(case.goals, weight)
     settings = Settings(steps=steps, rate=rate)
-    start = person[None]
-    place = begin(generator, start, settings)
-    place, _ = advance(generator, loss, goal, start, place, settings, steps)
+    start = case.person[None]
+    place = begin(case.generator, start, settings)
+    place, _ = advance(case.generator, loss, goal, start, place, settings, steps)
     return codes_of(place, start, settings)[0]

@@ -136,12 +136,16 @@ def _measures(measured: Sequence[Assessed]) -> str:
         ("identity to first", "dlib's distance, below 0.6 is one person"),
         ("identity to second", "dlib's distance"),
         ("outside", "PSNR in dB to the photo outside the eyes, brows and mouth"),
+        ("E", "what is left of the way to the expression, by the loss that ranks masks"),
+        ("A", "how far the appearance went, by the loss that ranks masks"),
     )
     head = "".join(f'<th title="{escape(note)}">{escape(name)}</th>' for name, note in heads)
     rows = []
     for one in measured:
         numbers = (one.gain, one.to_person, one.to_driver, one.outside)
         shown = [_number(value) for value in numbers]
+        losses = (one.expression_loss, one.appearance_loss)
+        shown += ["" if math.isnan(value) else f"{value:.2f}" for value in losses]
         thumb = image_tag(Picture(one.photo, 128), 64)
         cells = "".join(f'<td class="number">{text}</td>' for text in shown)
         rows.append(f"<tr><th>{thumb}{escape(one.name)}</th>{cells}</tr>")
@@ -150,7 +154,8 @@ def _measures(measured: Sequence[Assessed]) -> str:
         f"<tbody>{''.join(rows)}</tbody></table></div>"
         '<p class="note">gain: how far the expression went from the first to the second (1: all '
         "of the way), read from landmarks. identity: dlib's distance, below 0.6 is one person. "
-        "outside: PSNR in dB to the photo beside the eyes, brows and mouth.</p>"
+        "outside: PSNR in dB to the photo beside the eyes, brows and mouth. E and A: what masks "
+        "are ranked by, of the generator's picture before it is put back.</p>"
     )
 
 
@@ -171,11 +176,17 @@ def _ranking(ranked: Ranked, draw: Callable[[np.ndarray], np.ndarray]) -> list[s
         "</figcaption></figure>"
         for place in best
     )
+    again = ""
+    if not math.isnan(ranked.agreement):
+        again = (
+            f" All were scored on smaller or earlier pictures, and the best {ranked.exact} again "
+            f"in full: the rank correlation of the two is {ranked.agreement:.2f}."
+        )
     return [
         f"<h2>The best of {len(ranked.masks):,} masks</h2>",
         '<p class="note">Squares are rows, from coarse to fine; a filled one comes from the '
         "expression's face. E: what is left of the way to its expression (0: there). A: how far "
-        "the appearance went from the first's (0: kept).</p>",
+        f"the appearance went from the first's (0: kept).{again}</p>",
         f'<section class="row">{figures}</section>',
         "<h2>All masks: expression against appearance</h2>",
         f'<div class="plot">{_plot(ranked, pictures)}<div id="tip" hidden></div></div>',

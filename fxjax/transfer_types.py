@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import math
 from collections.abc import Callable
 
 import cv2
@@ -34,8 +35,11 @@ class Settings:
     `weight` is that of the appearance in the score E + weight * A. `strength` moves the
     chosen rows by 0 (none) to 1.5 times the way to the expression's. `mask` skips the search.
     `score_size`: the pixels at which all masks are scored; if the generator's are more, the best
-    64 are scored again in full. `pull` holds codes near the mean, where rows mix well. `elsewhere`
-    is how much the rest of the face counts in the expression's loss, of 1 for eyes, brows, mouth.
+    64 are scored again in full. So they are with `readout`, which scores on the picture of so many
+    pixels that a StyleGAN2 has after its first rows, and leaves all later rows to the person.
+    `identity_weight` adds features outside the eyes, brows and mouth to the appearance's loss.
+    `pull` holds codes near the mean, where rows mix well. `elsewhere` is how much the rest of the
+    face counts in the expression's loss, of 1 for eyes, brows, mouth.
     """
 
     steps: int = 300
@@ -47,6 +51,8 @@ class Settings:
     strength: float = 1.0
     mask: tuple[bool, ...] | None = None
     score_size: int = 64
+    readout: int | None = None
+    identity_weight: float = 0.0
     elsewhere: float = 0.02
     poisson: bool = False
 
@@ -70,7 +76,8 @@ class Ranked:
 
     `expression` is 1 for the person's own face and 0 for the driver's, `appearance` the other way
     round; `score` = expression + weight * appearance. `front` marks those that no other beats in
-    both. The first `exact` were scored at full size.
+    both. The first `exact` were scored at full size. If these are not all, `agreement` is the rank
+    correlation (Spearman) of their scores before and in full; otherwise it is not a number.
     """
 
     masks: Bool[np.ndarray, "count rows"]
@@ -79,6 +86,7 @@ class Ranked:
     score: Float[np.ndarray, " count"]
     front: Bool[np.ndarray, " count"]
     exact: int
+    agreement: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True)

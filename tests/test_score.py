@@ -68,6 +68,23 @@ def test_weights_stress_a_region(judge: scoring.Judge) -> None:
     assert float(found[0, 0]) < 0.5 < float(found[1, 0])
 
 
+def test_features_are_kept_around_a_region() -> None:
+    """What is weighed 0 counts in the Gram matrices alone, all else in the features too."""
+    images, features = pictures(), network()
+    style, pixels = losses.Gram(features, ("block1_conv1",)), losses.Pixels()
+    kept = scoring.Judge(pixels, scoring.Kept([style, pixels], (1.0, 0.7)))
+    around = jnp.ones((1, 16, 16)).at[:, 8:].set(0.0)
+    goals = scoring.goals(kept, images[:1], images[1:2], None, around)
+    np.testing.assert_allclose(score(goals, images)[:2, 1], [0, 1], rtol=1e-5, atol=1e-6)
+    below, above = images[0].at[8:].set(images[1, 8:]), images[0].at[:8].set(images[1, :8])
+    three = jnp.stack([images[1], below, above])
+    own = jnp.broadcast_to(images[:1], three.shape)
+    gram = style.distance(style.embed(three), style.embed(own))
+    away = 0.7 * jnp.mean(jnp.square(images[0, :8] - images[1, :8]))
+    wanted = jnp.stack([gram[1], gram[2] + away]) / (gram[0] + away)
+    np.testing.assert_allclose(score(goals, three)[1:, 1], wanted, rtol=1e-4)
+
+
 def test_an_image_is_on_its_own(judge: scoring.Judge) -> None:
     images = pictures(5)
     goals = weighted_goals(judge, images)

@@ -29,22 +29,27 @@ def network(kind: Any = StyleGAN2, seed: int = 0, size: int = 16) -> Any:
     return kind(size, widths, dim=12, latent=12, mapping_layers=2, rngs=nnx.Rngs(seed))
 
 
-def judge_of() -> scoring.Judge:
+def judge_of(identity: float = 0.0) -> scoring.Judge:
     options = {"mean": (0.0, 0.0, 0.0), "deviation": (1.0, 1.0, 1.0), "bgr": False}
     features = VGG16((8, 8), **options, rngs=nnx.Rngs(0))
     expression = losses.Sum(
         [losses.Pixels(), losses.Perceptual(features, ("block2_conv2",))], (1.0, 0.1)
     )
-    return scoring.Judge(expression, losses.Gram(features, ("block1_conv1", "block2_conv1")))
+    appearance: Any = losses.Gram(features, ("block1_conv1", "block2_conv1"))
+    if identity:
+        around = losses.Perceptual(features, ("block2_conv2",))
+        appearance = scoring.Kept([appearance, around], (1.0, identity))
+    return scoring.Judge(expression, appearance)
 
 
-def task(model: Any, judge: scoring.Judge, seed: int = 1) -> Any:
+def task(model: Any, judge: scoring.Judge, seed: int = 1) -> search.Case:
     """Two codes and their goals, with weights on the lower half."""
     rows, size = len(model.rows), model.resolution
     codes = jax.random.normal(jax.random.key(seed), (2, rows, 12))
     images = draw(model, codes)
     weights = jnp.ones((1, size, size)).at[:, size // 2 :].set(3.0)
-    return codes[0], codes[1], scoring.goals(judge, images[:1], images[1:], weights)
+    goals = scoring.goals(judge, images[:1], images[1:], weights)
+    return search.Case(model, codes[0], codes[1], goals)
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +59,13 @@ def judge() -> scoring.Judge:
 
 @pytest.fixture(scope="module", params=[StyleGAN1, StyleGAN2])
 def case(request: pytest.FixtureRequest, judge: scoring.Judge) -> Any:
-    model = network(request.param)
-    return model, *task(model, judge)
+    return task(network(request.param), judge)
 
 
 @pytest.fixture(scope="module")
 def skip(judge: scoring.Judge) -> Any:
     """A case of the skip generator, for what has nothing to do with the family."""
-    model = network()
-    return model, *task(model, judge)
+    return task(network(), judge)
 
 
 def alone(case: Any, groups: mix.Groups) -> np.ndarray:
@@ -76,7 +79,7 @@ def alone(case: Any, groups: mix.Groups) -> np.ndarray:
 @pytest.mark.parametrize("groups", [GROUPS, ((4, 5), (0, 2), (3,))])
 def test_exhaustive_equals_every_mask_alone(case: Any, groups: mix.Groups) -> None:
     told = []
-    found = search.exhaustive(*case, groups=groups, progress=lambda *count: told.append(count))
+    found = search.exhaustive(case, groups=groups, progress=lambda *count: told.append(count))
     assert isinstance(found, np.ndarray)
     np.testing.assert_allclose(found, alone(case, groups), rtol=1e-3, atol=1e-4)
     assert told[-1] == (2 ** len(groups), 2 ** len(groups))
@@ -84,13 +87,25 @@ def test_exhaustive_equals_every_mask_alone(case: Any, groups: mix.Groups) -> No
         np.testing.assert_allclose(found[[0, -1]], [[1, 0], [0, 1]], rtol=1e-4, atol=1e-5)
 
 
+def test_the_tree_is_exact_with_features_around_the_regions(case: Any) -> None:
+    """Gram matrices and weighted features in one appearance: as each mask alone, and its ends."""
+    model, person, expression, _ = case
+    around = jnp.ones((1, 16, 16)).at[:, 8:].set(0.0)
+    kept = search.case_of(model, person, expression, judge_of(identity=100.0), 1 - around, around)
+    found = search.exhaustive(kept, groups=GROUPS)
+    np.testing.assert_allclose(found, alone(kept, GROUPS), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found[[0, -1]], [[1, 0], [0, 1]], rtol=1e-4, atol=1e-5)
+    plain = search.exhaustive(case, groups=GROUPS)
+    assert np.abs(found[1:-1, 1] - plain[1:-1, 1]).max() > 0.01
+
+
 @pytest.mark.parametrize("devices", [2, 3, 4])
 def test_devices_change_nothing(skip: Any, devices: int) -> None:
     """To rounding: each device has its own subtree, and nothing is said between them."""
-    one = search.exhaustive(*skip, groups=GROUPS, width=8)
+    one = search.exhaustive(skip, groups=GROUPS, width=8)
     mesh, told = sharding.mesh(jax.devices()[:devices]), []
     many = search.exhaustive(
-        *skip, groups=GROUPS, width=8, mesh=mesh, progress=lambda *count: told.append(count)
+        skip, groups=GROUPS, width=8, mesh=mesh, progress=lambda *count: told.append(count)
     )
     np.testing.assert_allclose(many, one, rtol=1e-4, atol=1e-5)
     assert len(told) == -(-(2 ** (devices - 1).bit_length()) // devices)
@@ -103,9 +118,9 @@ def test_one_program_for_all_calls_and_pairs(judge: scoring.Judge) -> None:
     options: Any = {"groups": mix.free_rows(0, 7), "width": 16}
     mesh = sharding.mesh(jax.devices()[:2])
     for seed in (1, 2):
-        case = (model, *task(model, judge, seed))
+        case = task(model, judge, seed)
         found = search.exhaustive(
-            *case, **options, mesh=mesh, progress=lambda *count: told.append(count)
+            case, **options, mesh=mesh, progress=lambda *count: told.append(count)
         )
         np.testing.assert_allclose(found[[0, -1]], [[1, 0], [0, 1]], rtol=1e-4, atol=1e-5)
     assert program._cache_size() == before + 1
@@ -144,43 +159,43 @@ def test_lowers_for_accelerators(case: Any, platform: str) -> None:
 
 
 def test_rescoring(skip: Any) -> None:
-    found = search.rescore(*skip, amounts=MASKS[:11], width=4)
+    found = search.rescore(skip, amounts=MASKS[:11], width=4)
     np.testing.assert_allclose(found, alone(skip, GROUPS)[:11], rtol=1e-3, atol=1e-4)
-    assert search.rescore(*skip, amounts=MASKS[:0], width=4).shape == (0, 2)
+    assert search.rescore(skip, amounts=MASKS[:0], width=4).shape == (0, 2)
 
 
 @pytest.mark.parametrize("options", [{"size": 8}, {"readout": 16, "size": 16}])
 def test_stages(judge: scoring.Judge, options: Any) -> None:
     model = network(size=32)
-    person, expression, _ = task(model, judge)
+    _, person, expression, _ = task(model, judge)
     images = draw(model, jnp.stack([person, expression]))
     goals = scoring.goals(judge, images[:1], images[1:])
-    found = search.staged(
-        model, person, expression, judge, groups=GROUPS, weight=0.5, count=12, **options
-    )
-    exact = search.exhaustive(model, person, expression, goals, groups=GROUPS)
-    assert not np.allclose(found.scores, exact, atol=1e-2)  # approximate
-    np.testing.assert_allclose(found.scores[0], [1, 0], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(found.exact, exact[found.numbers], rtol=1e-3, atol=1e-4)
-    values = search.total(found.exact, 0.5)
+    rough = search.case_of(model, person, expression, judge, **options)
+    scores = search.exhaustive(rough, groups=GROUPS)
+    fine = search.Case(model, person, expression, goals)
+    found = search.refine(fine, scores, groups=GROUPS, weight=0.5, count=12)
+    exact = search.exhaustive(fine, groups=GROUPS)
+    assert not np.allclose(scores, exact, atol=1e-2)  # approximate
+    np.testing.assert_allclose(scores[0], [1, 0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.scores, exact[found.numbers], rtol=1e-3, atol=1e-4)
+    values = search.total(found.scores, 0.5)
     assert bool(np.all(np.diff(values) >= 0))
-    first = np.argsort(search.total(found.scores, 0.5), kind="stable")[:12]
+    first = np.argsort(search.total(scores, 0.5), kind="stable")[:12]
     assert set(first) == set(found.numbers)
     assert -1 <= found.agreement <= 1
 
 
 def test_a_readout_has_no_later_rows(judge: scoring.Judge) -> None:
     model = network(size=32)
-    person, expression, _ = task(model, judge)
+    _, person, expression, _ = task(model, judge)
+    rough = search.case_of(model, person, expression, judge, readout=16)
     with pytest.raises(ValueError, match="rows from 0 to 5"):
-        search.staged(
-            model, person, expression, judge, groups=((6,),), weight=0.5, readout=16, count=4
-        )
+        search.exhaustive(rough, groups=((6,),))
 
 
 def test_a_beam_as_wide_as_the_tree_is_exhaustive(skip: Any) -> None:
-    scores = search.total(search.exhaustive(*skip, groups=GROUPS, width=8), 0.5)
-    found = search.beam(*skip, groups=GROUPS, weight=0.5, beams=64, width=8)
+    scores = search.total(search.exhaustive(skip, groups=GROUPS, width=8), 0.5)
+    found = search.beam(skip, groups=GROUPS, weight=0.5, beams=64, width=8)
     assert found.drawn == 64
     ranking = mix.best(scores, GROUPS, 6, 64)
     np.testing.assert_array_equal(found.amounts[0], ranking.masks[0])
@@ -191,14 +206,14 @@ def test_beam_of_strengths(skip: Any) -> None:
     """3 strengths in 3 groups of rows, against all 27."""
     groups, strengths = ((0, 1), (2, 3), (4,)), (0.0, 0.75, 1.5)
     table = np.array([[a, a, b, b, c, 0] for a in strengths for b in strengths for c in strengths])
-    values = search.total(search.rescore(*skip, amounts=table.astype(np.float32), width=9), 0.5)
+    values = search.total(search.rescore(skip, amounts=table.astype(np.float32), width=9), 0.5)
     options: Any = {"groups": groups, "weight": 0.5, "strengths": strengths, "width": 9}
-    wide = search.beam(*skip, **options, beams=27)
+    wide = search.beam(skip, **options, beams=27)
     np.testing.assert_allclose(wide.amounts[0], table[np.argmin(values)])
-    narrow = search.beam(*skip, **options, beams=2)
+    narrow = search.beam(skip, **options, beams=2)
     assert narrow.drawn < 27
     assert search.total(narrow.scores, 0.5)[0] <= values[0] + 1e-6  # no worse than the person
-    soft = search.relaxed(*skip, **options, steps=20)
+    soft = search.relaxed(skip, **options, steps=20)
     assert set(np.unique(soft.amounts)) <= set(strengths)
     assert search.total(soft.scores, 0.5)[0] >= values.min() - 1e-4
 
@@ -208,12 +223,12 @@ def rates(judge: scoring.Judge, kind: Any) -> dict[str, list[int]]:
     ranks: dict[str, list[int]] = {"beam": [], "relaxed": []}
     for seed in range(6):
         model = network(kind, seed)
-        case = (model, *task(model, judge, seed))
-        values = np.sort(search.total(search.exhaustive(*case, groups=GROUPS, width=8), 0.5))
+        case = task(model, judge, seed)
+        values = np.sort(search.total(search.exhaustive(case, groups=GROUPS, width=8), 0.5))
         options: Any = {"groups": GROUPS, "weight": 0.5, "width": 8}
         found = {
-            "beam": search.beam(*case, **options, beams=4),
-            "relaxed": search.relaxed(*case, **options, steps=60),
+            "beam": search.beam(case, **options, beams=4),
+            "relaxed": search.relaxed(case, **options, steps=60),
         }
         for name, one in found.items():
             least = search.total(one.scores, 0.5)[0]
@@ -232,7 +247,7 @@ def test_how_often_searches_find_the_best_mask(judge: scoring.Judge, kind: Any) 
 
 def test_joint_moves_towards_both(skip: Any) -> None:
     model, person, _, goals = skip
-    code = search.joint(model, person, goals, weight=0.5, steps=40)
+    code = search.joint(skip, weight=0.5, steps=40)
     assert code.shape == person.shape
     images = draw(model, jnp.stack([person, code]))
     before, after = search.total(np.asarray(score(goals, images)), 0.5)

@@ -11,8 +11,9 @@ import pytest
 import skimage.data
 from facemodels import save_models
 from PIL import Image
+from scipy.stats import spearmanr
 
-from fxjax import align, assess, transfer_report
+from fxjax import align, assess, search, transfer_report
 from fxjax.engine import Engine
 from fxjax.images import load_image, save_image
 from fxjax.mix import mixed
@@ -128,6 +129,47 @@ def test_masks_scored_small_are_scored_again_in_full(engine, models, result):
     assert abs(ranked.score[64:] - result.ranked.score[-192:]).max() > 1e-3  # those are not
 
 
+def test_a_readout_ranks_early_rows_and_scores_the_best_in_full(engine, models, result):
+    early = variant(engine, models, readout=16)
+    own, other, _ = jnp.asarray(result.codes)
+    ranked = early.rank(own, other, (result.person, result.driver))
+    assert ranked is not None
+    assert ranked.masks.shape == (64, 8)
+    assert not ranked.masks[:, 6:].any()  # rows that a picture of 16 px does not have
+    assert ranked.exact == 64
+    full = {tuple(mask): i for i, mask in enumerate(result.ranked.masks)}
+    places = [full[tuple(mask)] for mask in ranked.masks]
+    np.testing.assert_allclose(ranked.score, result.ranked.score[places], rtol=1e-4)
+    found = early.scores(own, other, (result.person, result.driver))
+    assert found is not None
+    before = search.total(found, 1.0)[ranked.masks[:, :6] @ 2 ** np.arange(6)[::-1]]
+    wanted: Any = spearmanr(before, ranked.score)
+    assert ranked.agreement == pytest.approx(wanted.statistic, abs=1e-6)
+    assert np.isnan(result.ranked.agreement)
+    for changes, message in (
+        ({"readout": 64}, "this is a 32 px generator, not of 64 px"),
+        ({"readout": 16, "rows": ((6,),)}, "want rows from 0 to 5"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            variant(engine, models, **changes)
+
+
+def test_identity_is_kept_more_if_asked(engine, models, result):
+    faces = (result.person, result.driver)
+    own, other, _ = jnp.asarray(result.codes)
+    ranked = variant(engine, models, identity_weight=5.0).rank(own, other, faces)
+    assert ranked is not None
+    none, everything = ~ranked.masks.any(axis=1), ranked.masks.all(axis=1)
+    assert ranked.appearance[none] == pytest.approx(0, abs=1e-5)
+    assert ranked.appearance[everything] == pytest.approx(1, abs=1e-5)
+    order = lambda found: np.lexsort(found.masks.T)
+    first, second = order(ranked), order(result.ranked)
+    np.testing.assert_allclose(
+        ranked.expression[first], result.ranked.expression[second], rtol=1e-4, atol=1e-5
+    )
+    assert np.abs(ranked.appearance[first] - result.ranked.appearance[second]).max() > 0.01
+
+
 def test_a_photo_without_a_face_is_named(engine, tmp_path):
     save_image(tmp_path / "wall.png", np.full((200, 300, 3), 120, np.uint8))
     with pytest.raises(ValueError, match=r"wall\.png: no face was found"):
@@ -162,9 +204,17 @@ def test_row_effects_against_their_definition(result):
     assert effects[5, 1] == pytest.approx(wanted, rel=1e-5)
 
 
-def test_the_judges_know_the_copy_from_the_driver(engine, result):
+def test_the_judges_know_the_copy_from_the_driver(engine, models, result):
     judges = assess.Judges(engine.detector)
-    rows = {row.name: row for row in assess.table(engine, judges, result)}
+    short = variant(engine, models, steps=10)
+    rows = {row.name: row for row in assess.table(short, judges, result, joint=True)}
+    best = result.ranked
+    assert rows["result"].expression_loss == pytest.approx(best.expression[0], rel=1e-4)
+    assert rows["result"].appearance_loss == pytest.approx(best.appearance[0], rel=1e-4)
+    free = rows["joint optimisation"]
+    assert (free.photo != ASTRONAUT).any()
+    assert free.expression_loss + free.appearance_loss < 1  # which is the person's
+    assert np.isnan(rows["pasted mouth"].expression_loss)
     own = rows["copy of the first"]
     assert np.isnan(own.gain)  # the driver is the same face: there is no way to go
     assert own.to_person == 0

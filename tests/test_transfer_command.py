@@ -3,8 +3,10 @@
 import csv
 import dataclasses
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -52,6 +54,7 @@ def test_one_pair(home, tmp_path, capsys):
         expression=str(home / "drivers" / "cat.png"),
         out=str(tmp_path / "out"),
         top=3,
+        joint=True,
         **models(home),
     )
     transfer.main(config)
@@ -73,7 +76,27 @@ def test_one_pair(home, tmp_path, capsys):
         assert "".join(str(int(bit)) for bit in arrays["mask"]) == ranking[0]["mask"]
     page = (out / "report.html").read_text()
     assert "://" not in page
-    assert "pasted mouth" in page
+    assert page.index("result") < page.index("pasted mouth")
+    assert "joint optimisation" in page
+
+
+def test_a_readout_reports_its_rank_correlation(home, tmp_path, capsys):
+    transfer.main(
+        transfer.Config(
+            appearance=str(home / "people" / "ann.png"),
+            expression=str(home / "drivers" / "cat.png"),
+            out=str(tmp_path / "out"),
+            readout=16,
+            compare=False,
+            **models(home),
+        )
+    )
+    told = re.search(r"rank correlation before and in full: (-?\d\.\d\d)", capsys.readouterr().out)
+    assert told is not None
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert f"the rank correlation of the two is {told[1]}." in page
+    assert "joint optimisation" not in page
+    assert len(rows_of(tmp_path / "out" / "ranking.csv")) == 64
 
 
 @pytest.mark.parametrize(
@@ -86,6 +109,9 @@ def test_one_pair(home, tmp_path, capsys):
         ({"rows": "2-4,3"}, "each in one group at most"),
         ({"rows": "a"}, "--rows=a: want all, or rows"),
         ({"strength": 2.0}, "--strength=2.0: want 0"),
+        ({"readout": 24}, "24"),
+        ({"readout": 64}, "a 32 px generator, not of 64 px"),
+        ({"identity_weight": -1.0}, "--identity_weight=-1.0: want 0"),
         ({"face": "7"}, "7"),
         ({"model": "nothing"}, "no model 'nothing'"),
     ],
@@ -140,11 +166,23 @@ def test_a_batch_goes_on_past_a_bad_photo(done):
     assert "ann__wall" in (done / "report.html").read_text()
 
 
+def command_of(config: transfer_batch.Config) -> list[str]:
+    flags = dataclasses.asdict(config).items()
+    given = [f"--{name}={value}" for name, value in flags if value is not None]
+    return [sys.executable, "-m", "experiments.transfer_batch", *given]
+
+
+def same_results(done, out) -> None:
+    for path in (done / "codes").glob("*.npz"):
+        with np.load(path) as one, np.load(out / "codes" / path.name) as other:
+            np.testing.assert_array_equal(one["ws"], other["ws"])
+    for path in (done / "results").iterdir():
+        np.testing.assert_array_equal(load_image(path), load_image(out / "results" / path.name))
+
+
 def test_a_killed_batch_goes_on_to_the_same_results(home, done, tmp_path):
     out = tmp_path / "out"
-    flags = dataclasses.asdict(batch_config(home, out))
-    command = [sys.executable, "-m", "experiments.transfer_batch"]
-    command += [f"--{name}={value}" for name, value in flags.items() if value is not None]
+    command = command_of(batch_config(home, out))
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 240
         while time.monotonic() < deadline and not list((out / "state").glob("*.json")):
@@ -156,13 +194,35 @@ def test_a_killed_batch_goes_on_to_the_same_results(home, done, tmp_path):
     ended = subprocess.run(command, capture_output=True, text=True, env=os.environ)
     assert ended.returncode == 1
     assert "2 of 4 pairs failed" in ended.stderr
-    for path in (done / "codes").glob("*.npz"):
-        with np.load(path) as one, np.load(out / "codes" / path.name) as other:
-            np.testing.assert_array_equal(one["ws"], other["ws"])
+    same_results(done, out)
     for path in before:
         assert path.stat().st_mtime_ns == before[path]
-    for path in (done / "results").iterdir():
-        np.testing.assert_array_equal(load_image(path), load_image(out / "results" / path.name))
+
+
+def test_two_processes_write_what_one_does(home, done, tmp_path, root):
+    out = tmp_path / "out"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [*command_of(batch_config(home, out)), f"--coordinator=127.0.0.1:{port}"]
+    processes = [
+        subprocess.Popen(
+            [*command, "--num_processes=2", f"--process_id={index}"],
+            cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for index in range(2)
+    ]  # fmt: skip
+    try:
+        texts = [process.communicate(timeout=240)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [1, 0], "\n".join(texts)
+    assert "2 of 4 pairs failed" in texts[0]
+    same_results(done, out)
+    one, two = (rows_of(folder / "results.csv") for folder in (done, out))
+    for first, second in zip(one, two, strict=True):
+        assert first | {"seconds": ""} == second | {"seconds": ""}
 
 
 def test_a_table_of_pairs(home, tmp_path):
@@ -177,6 +237,8 @@ def test_a_table_of_pairs(home, tmp_path):
         batch.read_pairs(dataclasses.replace(config, pairs=str(table)))
     with pytest.raises(ValueError, match="give either --pairs"):
         batch.read_pairs(config)
+    with pytest.raises(ValueError, match="--face=all: a pair is of one face"):
+        batch.read_pairs(dataclasses.replace(config, pairs=str(table), face="all"))
 
 
 def test_a_sweep_of_masks(home, tmp_path):

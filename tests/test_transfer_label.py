@@ -30,10 +30,10 @@ def save_model(folder: pathlib.Path, **changes: Any) -> pathlib.Path:
     settings = train_labels.Settings(size=16, base=2, most=4, expressions=NAMES, seed=3, **changes)
     state = train_labels.fresh(settings)
     decoder = state.networks["decoder"]
-    last = decoder.labels[len(decoder.labels) - 1].kernel
+    last = decoder.convs[len(decoder.convs) - 1].kernel  # the labels' channels are its last
     colours = jnp.asarray([[0.2, -0.2, 0.0], [0.05, 0.1, -0.2], [-0.1, 0.0, 0.1]], jnp.float32)
     colours = colours[:, : settings.channels]
-    last[...] = jnp.broadcast_to(colours, last.shape)
+    last[...] = last[...].at[:, :, -decoder.labels :].set(colours)
     export(folder, settings, state, "nothing")
     return folder
 

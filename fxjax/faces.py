@@ -1,0 +1,67 @@
+"""Faces of photos as an engine gets them, and changed ones put back into their photos."""
+
+import cv2
+import numpy as np
+from jaxtyping import Array, Float
+
+from fxjax import align, detect, images
+from fxjax.transfer_types import Located, Picture, Pixels
+
+SIDE = 256  # pixels at which a changed face is looked at for its new landmarks
+
+
+class Faces:
+    """What engines share. `resolution`: pixels of an aligned face; `detector` may be shared."""
+
+    def __init__(self, resolution: int, detector: detect.Detector | None, *, poisson: bool):
+        self.resolution, self.poisson, self._detector = resolution, poisson, detector
+
+    @property
+    def detector(self) -> detect.Detector:
+        """The face detector, loaded when first needed."""
+        if self._detector is None:
+            self._detector = detect.Detector()
+        return self._detector
+
+    def locate(self, photo: Picture, face: str = "largest") -> list[Located]:
+        """The chosen faces of a photo, aligned; see `detect.choose` for `face`.
+
+        Raises ValueError if there is none.
+        """
+        pixels = photo if isinstance(photo, np.ndarray) else images.load_image(photo)
+        where = "the photo" if isinstance(photo, np.ndarray) else str(photo)
+        try:
+            return [
+                Located(pixels, f.landmarks, align.align(pixels, f.landmarks, self.resolution))
+                for f in detect.choose(self.detector(pixels), face)
+            ]
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+
+    def put_back(
+        self,
+        person: Located,
+        drawn: Pixels,
+        before: Float[np.ndarray, "size size 3"] | Float[Array, "size size 3"],
+        new: Float[np.ndarray, "size size 3"] | Float[Array, "size size 3"],
+    ) -> Pixels:
+        """The photo with the difference from `before` to `new`, both in [-1, 1], in its face.
+
+        `drawn` is the picture in which the new landmarks are looked for.
+        """
+        marks = [person.landmarks]
+        try:
+            large = cv2.resize(drawn, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+            found = detect.choose(self.detector(large))[0].landmarks
+            back = person.crop.photo_from_crop @ align.whole_square(self.resolution, SIDE)
+            marks.append(align.transform(back, found))
+        except ValueError:
+            pass  # no face is found in it: the person's own landmarks will do
+        return align.blend(
+            person.photo,
+            new,
+            before,
+            person.crop.photo_from_crop,
+            np.stack(marks),
+            poisson=self.poisson,
+        )
