@@ -46,7 +46,7 @@ def main(config: Config) -> None:
     """Collects, names, packs and counts."""
     if bool(config.data) != bool(config.table):
         raise ValueError("--data and --table go together: give both or none")
-    if config.samples and config.samples < 40 or config.no_smile >= config.smile:
+    if 0 != config.samples < 40 or config.no_smile >= config.smile:
         raise ValueError(
             f"--samples={config.samples} --no_smile={config.no_smile} --smile={config.smile}: want "
             "0 or at least 40 samples, and less smile for none"
@@ -67,11 +67,11 @@ def main(config: Config) -> None:
             rows.append({**names, "source": source, "held_back": str(int(apart))})
     if not rows:
         raise ValueError("no pictures: give --data and --table, --renders or --samples")
-    picture_zip.write(config.dst, ((found.name, found.picture) for found in kept), rows)
+    picture_zip.write(config.dst, (each[:2] for each in kept), rows)
     for (source, name), count in sorted(counts.items()):
         print(f"{source}: {count} {name}")
-    held = sum(row["held_back"] == "1" for row in rows)
-    print(f"wrote {config.dst} and its table: {len(rows)} pictures, {held} of them held back")
+    held = sum(int(row["held_back"]) for row in rows)
+    print(f"wrote {config.dst} and its table: {len(rows)} pictures, {held} held back")
 
 
 def _rated(config: Config, reader: Reader) -> Iterator[tuple[str, bool, Sample]]:
@@ -93,14 +93,11 @@ def _rated(config: Config, reader: Reader) -> Iterator[tuple[str, bool, Sample]]
 
 
 def _drawn(config: Config, reader: Reader) -> Iterator[tuple[str, bool, Sample]]:
+    limits = Limits(config.no_smile, config.smile)
+    generator = load(config.model, part="generator")
+    count, seed, psi, size = config.samples, config.seed, config.psi, config.size
     found = smile_samples.labelled(
-        load(config.model, part="generator"),
-        reader,
-        Limits(config.no_smile, config.smile),
-        count=config.samples,
-        seed=config.seed,
-        psi=config.psi,
-        size=config.size,
+        generator, reader, limits, count=count, seed=seed, psi=psi, size=size
     )
     print(found.summary())
     for each in found.samples:
@@ -109,14 +106,13 @@ def _drawn(config: Config, reader: Reader) -> Iterator[tuple[str, bool, Sample]]
 
 def _rendered(config: Config) -> Iterator[tuple[str, bool, Sample]]:
     pictures, names = data.read_pictures(config.renders, config.size)
-    table = label_data.read_rows(picture_zip.table_of(config.renders))
-    rows = {row["file"]: row for row in table}
+    table = picture_zip.table_of(config.renders)
+    rows = {row.get("file"): row for row in label_data.read_rows(table)}
     for name, picture in zip(names, pictures, strict=True):
-        if name not in rows:
-            raise ValueError(f"the table of {config.renders} lacks {name}; render again")
-        row = rows[name]
-        found = Sample(name, picture, row["expression"], row["person"])
-        yield "renders", label_data.is_apart(row["person"]), found
+        if not {"expression", "person"} <= rows.get(name, {}).keys():
+            raise ValueError(f"{table} has no expression and person of {name}; render again")
+        label, person = rows[name]["expression"], rows[name]["person"]
+        yield "renders", label_data.is_apart(person), Sample(name, picture, label, person)
 
 
 if __name__ == "__main__":

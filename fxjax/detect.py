@@ -117,6 +117,10 @@ class Detector:
         """Whether the plain search for upright faces finds any: 7 ms at 256 px, no second look."""
         return len(self._boxes(photo, 0)) > 0
 
+    def glance(self, photo: Photo) -> list[Landmarks]:
+        """Landmarks of the upright faces of the plain search: 10 ms at 256 px, no second look."""
+        return [_array(self._points(photo, box)) for box in self._boxes(photo, 0)]
+
     def _search(self, photo: Photo, zoom: float, degrees: int, least: float) -> list[Face]:
         """Faces that are about upright in a zoomed and turned copy, with at least that score."""
         copy, photo_from_copy = _copy(photo, zoom, degrees)

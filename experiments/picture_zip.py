@@ -1,0 +1,43 @@
+"""A zip of JPEGs and its table beside it: what the training commands read."""
+
+import csv
+import io
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+
+import cv2
+from etils import epath
+
+from fxjax import files
+from fxjax.types import Photo
+
+
+def write(
+    path: epath.PathLike,
+    pictures: Iterable[tuple[str, Photo]],
+    rows: Sequence[Mapping[str, str]],
+) -> None:
+    """Writes pictures by name, and the rows as a CSV of the same name; the same bytes each time.
+
+    Raises OSError.
+    """
+    target, packed, text = files.absolute(path), io.BytesIO(), io.StringIO()
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 92]
+    quality += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    with zipfile.ZipFile(packed, "w") as archive:  # stored: JPEG does not shrink further
+        for name, picture in pictures:
+            _, encoded = cv2.imencode(".jpg", picture[..., ::-1], quality)
+            archive.writestr(zipfile.ZipInfo(name, (2024, 1, 1, 0, 0, 0)), encoded.tobytes())
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    files.write(target, packed.getvalue())
+    files.write(table_of(target), text.getvalue().encode())
+
+
+def table_of(path: epath.PathLike) -> epath.Path:
+    """The table that goes with a zip. ValueError for a path that does not end in .zip."""
+    target = files.absolute(path)
+    if target.suffix.lower() != ".zip":
+        raise ValueError(f"{target} must end in .zip; its table goes beside it as .csv")
+    return target.with_suffix(".csv")
