@@ -17,11 +17,29 @@ APART = 20  # one person in so many is never trained on
 
 
 class Labelled(NamedTuple):
-    """Pictures [count, size, size, channels] and the numbers of their expressions."""
+    """Pictures [count, size, size, channels] and the numbers of their expressions.
+
+    Pictures of one pair, whose number is not -1, differ in the expression alone.
+    """
 
     pictures: UInt8[np.ndarray, "count size size channels"]
     classes: Int[np.ndarray, " count"]
     expressions: tuple[str, ...]
+    pairs: Int[np.ndarray, " count"]
+
+    def partners(self) -> Int[np.ndarray, "count expressions"]:
+        """For each picture that of its pair with each other expression, or -1."""
+        found = np.full((len(self.classes), len(self.expressions)), -1, np.int32)
+        members: dict[int, list[int]] = {}
+        for k, pair in enumerate(self.pairs.tolist()):
+            if pair >= 0:
+                members.setdefault(pair, []).append(k)
+        for group in members.values():
+            for here in group:
+                for there in group:
+                    if self.classes[here] != self.classes[there]:
+                        found[here, self.classes[there]] = there
+        return found
 
     def weights(self) -> Float[np.ndarray, " count"]:
         """How often each picture is shown, so that every expression is as often as any other."""
@@ -48,10 +66,11 @@ def read(
 ) -> tuple[Labelled, Labelled]:
     """The faces to train on, and those of people held back to measure with.
 
-    `table` is a CSV of `file,expression` (and `person`, whose pictures then stay together), or
-    one of `filename,happy` ratings. Without `wanted` names, expressions of fewer than `least`
-    pictures are left out. Raises ValueError for labels that are missing, names that are unknown,
-    classes without pictures, and colour where grey is asked for or the other way round.
+    `table` is a CSV of `file,expression` (and `person`, whose pictures then stay together, and
+    `pair`, for those that differ in the expression alone), or one of `filename,happy` ratings.
+    Without `wanted` names, expressions of fewer than `least` pictures are left out. Raises
+    ValueError for labels that are missing, names that are unknown, classes without pictures, and
+    colour where grey is asked for or the other way round.
     """
     labels, apart = read_labels(table, thresholds)
     pictures, names = data.read_pictures(path, size)
@@ -84,9 +103,10 @@ def read(
     number = {name: k for k, name in enumerate(chosen)}
     classes = np.asarray([number.get(labels[name], -1) for name in names], np.int32)
     held = np.asarray([apart[name] for name in names])
+    pairs = _pairs(table, names)
 
     def part(kept: np.ndarray) -> Labelled:
-        return Labelled(pictures[kept][..., :channels], classes[kept], chosen)
+        return Labelled(pictures[kept][..., :channels], classes[kept], chosen, pairs[kept])
 
     trained = part((classes >= 0) & ~held)
     if empty := [name for name, k in number.items() if not np.any(trained.classes == k)]:
@@ -129,6 +149,14 @@ def read_labels(
     else:
         apart = [is_apart(row.get("person") or row[file]) for row in rows]
     return labels, {row[file]: held for row, held in zip(rows, apart, strict=True)}
+
+
+def _pairs(table: epath.PathLike, names: Sequence[str]) -> Int[np.ndarray, " count"]:
+    """Numbers of the pairs that the column `pair` names; -1 where it is empty or not there."""
+    rows = {row.get("file") or row.get("filename"): row.get("pair") for row in read_rows(table)}
+    number: dict[str, int] = {}
+    found = [rows.get(name) for name in names]
+    return np.array([number.setdefault(pair, len(number)) if pair else -1 for pair in found])
 
 
 def read_rows(table: epath.PathLike) -> list[dict[str, str]]:

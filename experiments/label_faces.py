@@ -3,8 +3,9 @@
     python -m experiments.label_faces --data=omi_train_128.zip --table=omi_train.csv \
         --renders=runs/renders.zip --samples=8000 --model=faces --dst=runs/labels.zip
 
-The table beside the zip has `file,expression,person,source,held_back`. Manipulated faces, which
-nobody rated, and samples are named by the smile that the expression reader finds, if it is clear.
+The table beside the zip has `file,expression,person,source,held_back,pair`. Manipulated faces,
+which nobody rated, and samples are named by the smile that the expression reader finds, if it is
+clear.
 """
 
 import collections
@@ -20,6 +21,7 @@ from fxjax import data, load
 
 # Manipulations that turn a straight face into a smile or back; others show the same 30 again.
 SMILING = ("dominant", "outgoing", "trustworthy")
+PAIRED = ("pairs", "renders")  # sources in which one person's pictures differ in expression alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +66,8 @@ def main(config: Config) -> None:
             counts[place] += 1
             kept.append(found)
             names = {"file": found.name, "expression": found.expression, "person": found.person}
-            rows.append({**names, "source": source, "held_back": str(int(apart))})
+            pair = found.person if source in PAIRED else ""
+            rows.append({**names, "source": source, "held_back": str(int(apart)), "pair": pair})
     if not rows:
         raise ValueError("no pictures: give --data and --table, --renders or --samples")
     picture_zip.write(config.dst, (each[:2] for each in kept), rows)

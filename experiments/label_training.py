@@ -105,8 +105,8 @@ def read(options: Run, settings: Settings) -> tuple[Labelled, Labelled]:
 
 def on_device(faces: Labelled, mesh: Mesh) -> train_labels.Data:
     """The training data on every device, expressions equally often."""
-    arrays = train_labels.Data(faces.pictures, faces.classes, faces.weights())  # pyright: ignore
-    return sharding.replicate(arrays, mesh)
+    arrays: Any = (faces.pictures, faces.classes, faces.weights(), faces.partners())
+    return sharding.replicate(train_labels.Data(*arrays), mesh)
 
 
 def export(folder: epath.PathLike, settings: Settings, state: TrainState, data: str) -> None:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, PyTree, UInt8
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
 
 from fxjax import checkpoint, images
 from fxjax.nn import fader
@@ -51,6 +51,9 @@ class Settings:
     adversary: Annotated[float, "weight of the latent loss when it has grown"] = 0.03
     grow: Annotated[float, "share of the run in which it grows from 0"] = 0.32
     dropout: Annotated[float, "of the latent discriminator"] = 0.3
+    paired: Annotated[float, "weight of known answers: a face's pictures of other expressions"] = (
+        0.0
+    )
     sharpness: Annotated[float, "weight of a discriminator of pictures; 0: there is none"] = 0.0
     classifier: Annotated[bool, "also train a classifier, to measure with"] = True
     mirror: Annotated[bool, "show half of the pictures mirrored"] = True
@@ -84,11 +87,15 @@ class TrainState(NamedTuple):
 
 
 class Data(NamedTuple):
-    """The training pictures on every device, their expressions, and how often each is shown."""
+    """The training pictures on every device, their expressions, and how often each is shown.
+
+    `partners` are the numbers of the pictures that differ in the expression alone, -1 for none.
+    """
 
     pictures: UInt8[Array, "count size size channels"]
     classes: Int[Array, " count"]
     weights: Float[Array, " count"]
+    partners: Int[Array, "count expressions"]
 
 
 Step = Callable[[TrainState, Data], tuple[TrainState, Metrics]]
@@ -167,10 +174,12 @@ def train_step(
     """Moves the latent discriminator, then the autoencoder against it, then the others."""
     key = jax.random.fold_in(jax.random.key(settings.seed), state.images)
     shown, dropped, other = jax.random.split(key, 3)
-    real, classes = _batch(settings, split, shown, data)
+    chosen, mirrored = _chosen(settings, split, shown, data)
+    real, classes = _pictures(data, chosen, mirrored), data.classes[chosen]
     count = len(settings.names())
     labels = jax.nn.one_hot(classes, count)
     wrong = (classes + jax.random.randint(other, classes.shape, 1, max(count, 2))) % count
+    partners = data.partners[chosen, wrong]
     networks, slopes, metrics = state.networks, {}, {}
     statistics: dict[str, Moments] = {}
 
@@ -201,8 +210,15 @@ def train_step(
         parts["fooling"] = cross_entropy(judge(latent, []), wrong)
         total = parts["reconstruction"] + weight * parts["fooling"]
         changed = made
-        if settings.sharpness:
+        if settings.sharpness or settings.paired:
             changed = decoder(latent, jax.nn.one_hot(wrong, count), [])
+        if settings.paired:
+            known = (partners >= 0).astype(jnp.float32)
+            answers = _pictures(data, jnp.maximum(partners, 0), mirrored)
+            errors = jnp.mean(jnp.square(changed - answers), axis=(1, 2, 3))
+            parts["paired"] = jnp.sum(known * errors) / jnp.maximum(jnp.sum(known), 1)
+            total += settings.paired * parts["paired"]
+        if settings.sharpness:
             parts["sharp"] = jnp.mean(jax.nn.softplus(-networks["patches"](changed)))
             total += settings.sharpness * parts["sharp"]
         return total, (found, parts, changed)
@@ -291,16 +307,19 @@ def moved(
     return jax.tree.map(lambda x, step: x - rate * step, network, updates), moments
 
 
-def _batch(
+def _chosen(
     settings: Settings, split: NamedSharding, key: Array, data: Data
-) -> tuple[Features, Int[Array, " batch"]]:
-    """Pictures drawn by weight, half of them mirrored, and their expressions."""
+) -> tuple[Int[Array, " batch"], Bool[Array, " batch"]]:
+    """Numbers of pictures drawn by weight, and which of them are mirrored: about half."""
     order, mirror = jax.random.split(key)
     share = data.weights / jnp.sum(data.weights)
     chosen = jax.random.choice(order, share.shape[0], (settings.batch,), p=share)
-    chosen = jax.lax.with_sharding_constraint(chosen, split)
+    mirrored = jax.random.bernoulli(mirror, 0.5, (settings.batch,)) & settings.mirror
+    return jax.lax.with_sharding_constraint(chosen, split), mirrored
+
+
+def _pictures(
+    data: Data, chosen: Int[Array, " batch"], mirrored: Bool[Array, " batch"]
+) -> Features:
     real = images.from_uint8(data.pictures[chosen])
-    if settings.mirror:
-        flip = jax.random.bernoulli(mirror, 0.5, (settings.batch,))[:, None, None, None]
-        real = jnp.where(flip, real[:, :, ::-1], real)
-    return real, data.classes[chosen]
+    return jnp.where(mirrored[:, None, None, None], real[:, :, ::-1], real)

@@ -60,7 +60,7 @@ def bright(count: int) -> Labelled:
     classes = np.arange(count) % 2
     pictures = RANDOM.integers(0, 128, (count, 16, 16, 3)).astype(np.uint8)
     pictures[:, 8:] += (100 * classes)[:, None, None, None].astype(np.uint8)
-    return Labelled(pictures, classes.astype(np.int32), ("dark", "light"))
+    return Labelled(pictures, classes.astype(np.int32), ("dark", "light"), classes - classes - 1)
 
 
 def test_fresh_classifiers_learn_what_is_there():

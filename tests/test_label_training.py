@@ -137,7 +137,10 @@ def test_grey_pictures_want_a_grey_model(tmp_path):
 def data(count: int = 24, channels: int = 3) -> train_labels.Data:
     pixels = RANDOM.integers(0, 256, (count, 16, 16, channels), np.uint8)
     classes = (np.arange(count) % 2).astype(np.int32)
-    return train_labels.Data(jnp.asarray(pixels), jnp.asarray(classes), jnp.ones(count))
+    no_partners = jnp.full((count, 2), -1)
+    return train_labels.Data(
+        jnp.asarray(pixels), jnp.asarray(classes), jnp.ones(count), no_partners
+    )
 
 
 def test_expressions_are_drawn_by_weight():
@@ -145,11 +148,50 @@ def test_expressions_are_drawn_by_weight():
     faces = data(10)._replace(classes=classes, weights=jnp.asarray([1 / 9] * 9 + [1.0]))
     settings = dataclasses.replace(NAMED, batch=4096)
     split = NamedSharding(one_device(), PartitionSpec("batch"))
-    draw = jax.jit(lambda key: train_labels._batch(settings, split, key, faces))
-    pictures, classes = draw(jax.random.key(0))
-    assert jnp.mean(classes) == pytest.approx(0.5, abs=0.03)
-    assert jnp.min(pictures) >= -1
-    assert jnp.max(pictures) <= 1 + 1e-6
+    draw = jax.jit(lambda key: train_labels._chosen(settings, split, key, faces))
+    chosen, mirrored = draw(jax.random.key(0))
+    assert jnp.mean(faces.classes[chosen]) == pytest.approx(0.5, abs=0.03)
+    assert jnp.mean(mirrored) == pytest.approx(0.5, abs=0.03)
+    pictures = train_labels._pictures(faces, chosen[:8], mirrored[:8])
+    for picture, number, turned in zip(pictures, chosen, mirrored, strict=False):
+        wanted = fxjax.images.from_uint8(faces.pictures[number])
+        np.testing.assert_array_equal(picture, wanted[:, ::-1] if turned else wanted)
+
+
+def test_partners_are_the_same_pair_with_another_expression():
+    pairs = np.array([0, -1, 0, 1, 1, 1])
+    classes = np.array([0, 0, 1, 1, 0, 2], np.int32)
+    faces = label_data.Labelled(np.zeros((6, 1, 1, 3), np.uint8), classes, ("a", "b", "c"), pairs)
+    assert faces.partners().tolist() == [
+        [-1, 2, -1], [-1, -1, -1], [0, -1, -1], [4, -1, 5], [-1, 3, 5], [4, 3, -1]
+    ]  # fmt: skip
+
+
+def test_pairs_are_read_from_the_table(faces, tmp_path):
+    lines = (faces.parent / "faces.csv").read_text().split()
+    known = [f"{line},{'p' + str(k % 30) if k < 30 else ''}" for k, line in enumerate(lines[1:])]
+    (tmp_path / "t.csv").write_text("\n".join([lines[0] + ",pair", *known]))
+    trained, _ = read(faces, tmp_path / "t.csv")
+    assert 0 < np.sum(trained.pairs >= 0) <= 30
+    assert np.sum(read(faces, faces.parent / "faces.csv")[0].pairs >= 0) == 0
+
+
+def test_known_answers_teach_the_change():
+    """Random faces whose brightness is the expression: only pairs say what stays."""
+    faces = data(24)
+    bright = jnp.clip(faces.pictures[::2].astype(jnp.int32) // 2, 0, 255).astype(jnp.uint8)
+    pixels = jnp.stack([bright, bright + 120], axis=1).reshape(-1, *bright.shape[1:])
+    partners = np.full((24, 2), -1)
+    partners[::2, 1], partners[1::2, 0] = np.arange(1, 24, 2), np.arange(0, 24, 2)
+    faces = faces._replace(pictures=pixels, partners=jnp.asarray(partners))
+    settings = dataclasses.replace(NAMED, paired=1.0, rate=0.005, kimg=4.0, classifier=False)
+    state = train_labels.fresh(settings)
+    step = train_labels.compiled(settings, one_device(), state, faces)
+    errors = []
+    for _ in range(60):
+        state, metrics = step(state, faces)
+        errors.append(float(metrics["paired"]))
+    assert np.mean(errors[-5:]) < 0.3 * np.mean(errors[:5])
 
 
 def test_schedules():
