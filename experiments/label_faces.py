@@ -3,9 +3,8 @@
     python -m experiments.label_faces --data=omi_train_128.zip --table=omi_train.csv \
         --renders=runs/renders.zip --samples=8000 --model=faces --dst=runs/labels.zip
 
-The table beside the zip has `file,expression,person,source,held_back,pair`. Manipulated faces,
-which nobody rated, and samples are named by the smile that the expression reader finds, if it is
-clear.
+The table beside the zip has `file,expression,person,source,held_back,pair`. Manipulated faces and
+samples are named by the smile that the expression reader finds, if it is a clear one.
 """
 
 import collections
@@ -98,10 +97,8 @@ def _rated(config: Config, reader: Reader) -> Iterator[tuple[str, bool, Sample]]
 def _drawn(config: Config, reader: Reader) -> Iterator[tuple[str, bool, Sample]]:
     limits = Limits(config.no_smile, config.smile)
     generator = load(config.model, part="generator")
-    count, seed, psi, size = config.samples, config.seed, config.psi, config.size
-    found = smile_samples.labelled(
-        generator, reader, limits, count=count, seed=seed, psi=psi, size=size
-    )
+    wanted = {"count": config.samples, "seed": config.seed, "psi": config.psi, "size": config.size}
+    found = smile_samples.labelled(generator, reader, limits, **wanted)
     print(found.summary())
     for each in found.samples:
         yield each.name.partition("_")[0] + "s", label_data.is_apart(each.person), each

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Annotated
 
 from experiments.masks import read_mask, read_rows
+from fxjax.align import PARTS
 from fxjax.transfer_types import Settings
 
 
@@ -22,6 +23,7 @@ class Search:
     identity_weight: Annotated[
         float, "in the appearance, of features outside the eyes, brows and mouth"
     ] = Settings.identity_weight
+    parts: Annotated[tuple[str, ...], "what changes: some of eyes,brows,mouth"] = Settings.parts
     score_size: Annotated[int, "pixels at which all masks are scored"] = Settings.score_size
     readout: Annotated[
         int | None, "score on StyleGAN2's picture of so many pixels, before later rows"
@@ -34,6 +36,8 @@ class Search:
                 raise ValueError(f"--{name}={getattr(self, name)}: want 1 or more")
         if self.identity_weight < 0:
             raise ValueError(f"--identity_weight={self.identity_weight}: want 0 (none) or more")
+        if not self.parts or set(self.parts) - set(PARTS):
+            raise ValueError(f"--parts={','.join(self.parts)}: want some of {','.join(PARTS)}")
         return Settings(
             steps=self.steps,
             rate=self.rate,
@@ -41,6 +45,7 @@ class Search:
             rows=read_rows(self.rows),
             keep_pose=self.keep_pose,
             weight=self.weight,
+            parts=self.parts,
             score_size=self.score_size,
             readout=self.readout,
             identity_weight=self.identity_weight,

@@ -121,8 +121,7 @@ def region_weights(
         if entry.landmarks is not None:
             crop_from_photo = np.linalg.inv(np.array(entry.photo_from_crop))
             points = align.transform(crop_from_photo, np.array(entry.landmarks))
-            masks = align.region_masks(points, size)
-            weight += (factor - 1) * np.maximum(np.maximum(masks.eyes, masks.brows), masks.mouth)
+            weight += (factor - 1) * align.union([align.region_masks(points, size)])
     return weights
 
 

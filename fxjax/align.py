@@ -6,6 +6,7 @@ the usual 68 points: 0-16 jaw, 17-26 brows, 27-35 nose, 36-47 eyes, 48-67 mouth.
 """
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -17,6 +18,9 @@ from fxjax.types import Photo
 
 Landmarks = Float[np.ndarray, "68 2"]
 Matrix = Float[np.ndarray, "3 3"]
+
+PARTS = ("eyes", "brows", "mouth")
+"""What moves with an expression."""
 
 _FADE = 0.05  # of the crop's side: how far inside the photo its border begins to blur
 _BLUR = 0.02  # of the crop's side: the blur itself, as in FFHQ
@@ -230,6 +234,14 @@ def region_masks(landmarks: Landmarks, size: int, *, feather: float = 0.05) -> M
     )
 
 
+def union(masks: Iterable[Masks], parts: Sequence[str] = PARTS) -> Float[np.ndarray, "size size"]:
+    """Where any of the parts is in any of the masks. ValueError for none, or an unknown one."""
+    if not parts or set(parts) - set(PARTS):
+        found = ", ".join(parts) or "none"
+        raise ValueError(f"parts of a face: {found}; want some of {', '.join(PARTS)}")
+    return np.max([getattr(mask, part) for mask in masks for part in parts], axis=0)
+
+
 def blend(
     photo: Photo,
     face: Float[np.ndarray, "_ _ 3"] | Float[Array, "_ _ 3"],
@@ -237,6 +249,7 @@ def blend(
     photo_from_crop: Matrix,
     landmarks: Float[np.ndarray, "68 2"] | Float[np.ndarray, "sets 68 2"],
     *,
+    parts: Sequence[str] = PARTS,
     feather: float = 0.05,
     reach: float = 0.15,
     keep_tone: bool = True,
@@ -245,11 +258,12 @@ def blend(
     """Puts a changed face back into its photo, at the photo's own resolution.
 
     The photo gets the difference between `face` and `reconstruction` (what the generator makes of
-    the unchanged photo) and so keeps its own detail; only where the eyes, brows or mouth change
-    does it get the generated pixels themselves, moved to the colours around them. Farther from
-    those than `reach` (a part of the face's square) the photo stays as it is, bit for bit, and so
-    it does where nothing changes. `keep_tone` leaves out what changes the skin's tone or the light
-    rather than the expression. With no `reconstruction` the whole face is generated pixels.
+    the unchanged photo) and so keeps its own detail; only where its `parts` (the eyes, brows and
+    mouth, or some of them) change does it get the generated pixels themselves, moved to the colours
+    around them. Farther from those than `reach` (a part of the face's square) the photo stays as it
+    is, bit for bit, and so it does where nothing changes. `keep_tone` leaves out what changes the
+    skin's tone or the light rather than the expression. With no `reconstruction` the whole face is
+    generated pixels.
 
     `landmarks` in the photo bound what changes; give several sets (the photo's and the new
     face's) to have their union. `feather` is a part of the crop's side. `poisson` carries the
@@ -264,12 +278,12 @@ def blend(
     sets = [transform(crop_from_photo, points) for points in landmarks.reshape(-1, 68, 2)]
     masks = [region_masks(points, size, feather=feather) for points in sets]
     hull = skin_hull = np.max([mask.face for mask in masks], axis=0) * _frame(size, feather)
-    features = np.max([each for mask in masks for each in mask[:3]], axis=0)
+    features = union(masks, parts)
     if reconstruction is not None:
-        wide = [region_masks(points, size, feather=reach)[:3] for points in sets]
-        hull = hull * np.max([each for mask in wide for each in mask], axis=0)
+        wide = [region_masks(points, size, feather=reach) for points in sets]
+        hull = hull * union(wide, parts)
     if keep_tone:
-        new = new - _spread(new - old, skin_hull * (1.001 - features))
+        new = new - _spread(new - old, skin_hull * (1.001 - union(masks)))
     change = _local_change(new - old)
     region = np.maximum(features, _smooth((change - 0.15) / 0.3))
     moved = _smooth((change - 0.03) / 0.09)

@@ -107,8 +107,7 @@ def assess(
 def outside(person: Located, photo: Photo) -> float:
     """PSNR in dB to the person's photo outside the dilated eyes, brows and mouth."""
     size = len(person.crop.image)
-    masks = align.region_masks(person.in_crop(), size)
-    changed = np.max(masks[:3], axis=0)[..., None]
+    changed = align.union([align.region_masks(person.in_crop(), size)])[..., None]
     place = np.linalg.inv(person.crop.photo_from_crop)
     height, width = photo.shape[:2]
     inside = align.resample(changed, place, height, width, border=0)[..., 0] > 0.01

@@ -51,7 +51,8 @@ class Engine(Faces):
         self.features: VGG16 = load(
             zoo.features_of(model) if features is None else features, part="features"
         )
-        super().__init__(self.generator.resolution, detector, poisson=self.settings.poisson)
+        parts, poisson = self.settings.parts, self.settings.poisson
+        super().__init__(self.generator.resolution, detector, parts=parts, poisson=poisson)
         count = len(self.generator.rows)
         if self.settings.mask is not None and len(self.settings.mask) != count:
             raise ValueError(
@@ -192,16 +193,14 @@ class Engine(Faces):
     ) -> search.Case:
         """What masks are scored against, in full or as `search.case_of` says.
 
-        The expression's loss sees the eyes, brows and mouths of both faces, the features of the
-        appearance's what is around them.
+        The expression's loss sees the settings' `parts` of both faces, the features of the
+        appearance's what is around the eyes, brows and mouths.
         """
         size = self.resolution if size is None else min(size, self.resolution)
-        parts = [
-            np.max(align.region_masks(face.in_crop(), self.resolution)[:3], axis=0)
-            for face in faces
-        ]
-        regions = jnp.asarray(np.max(parts, axis=0)[None], jnp.float32)
-        around = 1 - regions if self.settings.identity_weight else None
+        masks = [align.region_masks(face.in_crop(), self.resolution) for face in faces]
+        regions = jnp.asarray(align.union(masks, self.parts)[None], jnp.float32)
+        around = 1 - jnp.asarray(align.union(masks)[None], jnp.float32)
+        around = around if self.settings.identity_weight else None
         weights = (self.settings.elsewhere + regions, around)
         codes = (person, driver)
         return search.case_of(

@@ -1,5 +1,7 @@
 """Faces of photos as an engine gets them, and changed ones put back into their photos."""
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from jaxtyping import Array, Float
@@ -11,10 +13,21 @@ SIDE = 256  # pixels at which a changed face is looked at for its new landmarks
 
 
 class Faces:
-    """What engines share. `resolution`: pixels of an aligned face; `detector` may be shared."""
+    """What engines share. `resolution`: pixels of an aligned face; `detector` may be shared.
 
-    def __init__(self, resolution: int, detector: detect.Detector | None, *, poisson: bool):
-        self.resolution, self.poisson, self._detector = resolution, poisson, detector
+    `parts` of a face (of `align.PARTS`) are what changes in a photo.
+    """
+
+    def __init__(
+        self,
+        resolution: int,
+        detector: detect.Detector | None,
+        *,
+        parts: Sequence[str],
+        poisson: bool,
+    ):
+        self.resolution, self.parts, self.poisson = resolution, parts, poisson
+        self._detector = detector
 
     @property
     def detector(self) -> detect.Detector:
@@ -63,5 +76,6 @@ class Faces:
             before,
             person.crop.photo_from_crop,
             np.stack(marks),
+            parts=self.parts,
             poisson=self.poisson,
         )

@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array, Float
 
-from fxjax import checkpoint, detect, images, zoo
+from fxjax import align, checkpoint, detect, images, zoo
 from fxjax.faces import Faces
 from fxjax.transfer_types import Located, Pixels
 from fxjax.types import Features
@@ -47,7 +47,7 @@ class LabelEngine(Faces):
         self.classifier: Any = None
         if "classifier" in parts:
             self.classifier = zoo.load(folder, part="classifier")
-        super().__init__(self.model.size, detector, poisson=poisson)
+        super().__init__(self.model.size, detector, parts=align.PARTS, poisson=poisson)
 
     @property
     def expressions(self) -> tuple[str, ...]:

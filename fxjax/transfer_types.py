@@ -38,8 +38,9 @@ class Settings:
     64 are scored again in full. So they are with `readout`, which scores on the picture of so many
     pixels that a StyleGAN2 has after its first rows, and leaves all later rows to the person.
     `identity_weight` adds features outside the eyes, brows and mouth to the appearance's loss.
-    `pull` holds codes near the mean, where rows mix well. `elsewhere` is how much the rest of the
-    face counts in the expression's loss, of 1 for eyes, brows, mouth.
+    `pull` holds codes near the mean, where rows mix well. `parts` (of eyes, brows, mouth) are what
+    changes in the photo and counts as its expression; `elsewhere` is how much the rest of the face
+    counts in the expression's loss, of 1 for these.
     """
 
     steps: int = 300
@@ -47,12 +48,13 @@ class Settings:
     pull: float = 0.0
     rows: mix.Groups | None = None
     keep_pose: bool = False
-    weight: float = 1.0
+    weight: float = 0.2
     strength: float = 1.0
     mask: tuple[bool, ...] | None = None
     score_size: int = 64
     readout: int | None = None
     identity_weight: float = 0.0
+    parts: tuple[str, ...] = ("mouth",)
     elsewhere: float = 0.02
     poisson: bool = False
 

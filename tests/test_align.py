@@ -233,6 +233,28 @@ def _smile(size: int, points: np.ndarray) -> np.ndarray:
     return change
 
 
+def test_only_the_chosen_parts_change(astronaut, landmarks):
+    crop = align(astronaut, landmarks, 256)
+    points = transform(np.linalg.inv(crop.photo_from_crop), landmarks)
+    new = crop.image + _smile(256, points)
+    put = lambda parts: blend(
+        astronaut, new, crop.image, crop.photo_from_crop, landmarks, parts=parts
+    )
+    whole, mouth, eyes = put(("eyes", "brows", "mouth")), put(("mouth",)), put(("eyes",))
+    (left, top), (right, bottom) = landmarks[36:48].min(0) - 3, landmarks[36:48].max(0) + 3
+    near_eyes = np.s_[int(top) : int(bottom), int(left) : int(right)]
+    np.testing.assert_array_equal(mouth[near_eyes], astronaut[near_eyes])
+    assert np.abs(eyes[near_eyes].astype(int) - astronaut[near_eyes]).mean() > 5
+    (left, top), (right, bottom) = landmarks[48:60].min(0), landmarks[48:60].max(0)
+    lips = np.s_[int(top) : int(bottom), int(left) : int(right)]
+    np.testing.assert_array_equal(eyes[lips], astronaut[lips])
+    assert np.abs(mouth[lips].astype(int) - astronaut[lips]).mean() > 20
+    np.testing.assert_allclose(mouth[lips].astype(int), whole[lips], atol=12)
+    for parts in ((), ("nose",)):
+        with pytest.raises(ValueError, match="want some of eyes, brows, mouth"):
+            put(parts)
+
+
 @pytest.mark.parametrize("size", [128, 256, 1024])
 def test_a_change_stays_where_it_is(astronaut, landmarks, size):
     photo, spots = _large(astronaut, landmarks)

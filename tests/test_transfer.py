@@ -58,7 +58,8 @@ def test_all_masks_are_ranked_and_the_best_is_applied(engine, result):
     assert len(np.unique(ranked.masks, axis=0)) == 256
     assert (np.diff(ranked.score) >= 0).all()
     np.testing.assert_array_equal(result.mask, ranked.masks[0])
-    np.testing.assert_allclose(ranked.score, ranked.expression + ranked.appearance, rtol=1e-5)
+    sums = ranked.expression + engine.settings.weight * ranked.appearance
+    np.testing.assert_allclose(ranked.score, sums, rtol=1e-5)
     none, everything = ~ranked.masks.any(axis=1), ranked.masks.all(axis=1)
     assert ranked.expression[none] == pytest.approx(1, abs=1e-5)
     assert ranked.appearance[none] == pytest.approx(0, abs=1e-5)
@@ -142,7 +143,9 @@ def test_a_readout_ranks_early_rows_and_scores_the_best_in_full(engine, models, 
     np.testing.assert_allclose(ranked.score, result.ranked.score[places], rtol=1e-4)
     found = early.scores(own, other, (result.person, result.driver))
     assert found is not None
-    before = search.total(found, 1.0)[ranked.masks[:, :6] @ 2 ** np.arange(6)[::-1]]
+    before = search.total(found, early.settings.weight)[
+        ranked.masks[:, :6] @ 2 ** np.arange(6)[::-1]
+    ]
     wanted: Any = spearmanr(before, ranked.score)
     assert ranked.agreement == pytest.approx(wanted.statistic, abs=1e-6)
     assert np.isnan(result.ranked.agreement)

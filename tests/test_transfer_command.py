@@ -112,6 +112,7 @@ def test_a_readout_reports_its_rank_correlation(home, tmp_path, capsys):
         ({"readout": 24}, "24"),
         ({"readout": 64}, "a 32 px generator, not of 64 px"),
         ({"identity_weight": -1.0}, "--identity_weight=-1.0: want 0"),
+        ({"parts": ("nose",)}, "--parts=nose: want some of eyes,brows,mouth"),
         ({"face": "7"}, "7"),
         ({"model": "nothing"}, "no model 'nothing'"),
     ],
