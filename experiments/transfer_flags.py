@@ -4,7 +4,6 @@ import dataclasses
 from typing import Annotated
 
 from experiments.masks import read_mask, read_rows
-from fxjax.align import PARTS
 from fxjax.transfer_types import Settings
 
 
@@ -36,8 +35,6 @@ class Search:
                 raise ValueError(f"--{name}={getattr(self, name)}: want 1 or more")
         if self.identity_weight < 0:
             raise ValueError(f"--identity_weight={self.identity_weight}: want 0 (none) or more")
-        if not self.parts or set(self.parts) - set(PARTS):
-            raise ValueError(f"--parts={','.join(self.parts)}: want some of {','.join(PARTS)}")
         return Settings(
             steps=self.steps,
             rate=self.rate,
@@ -58,15 +55,21 @@ class Transfer(Search):
 
     strength: Annotated[float, "how much of the expression, 0 to 1.5"] = Settings.strength
     mask: Annotated[str | None, "no search: 0s and 1s, row 0 first; 1 is the expression's"] = None
+    tuning: Annotated[int, "steps that fit the weights to both faces (150; 0: none)"] = (
+        Settings.tuning
+    )
     poisson: Annotated[bool, "blend by gradients rather than by colours"] = False
 
     def settings(self) -> Settings:
         """The library's settings. ValueError for what is out of range."""
         if not 0 <= self.strength <= 1.5:
             raise ValueError(f"--strength={self.strength}: want 0 (none) to 1.5")
+        if self.tuning < 0:
+            raise ValueError(f"--tuning={self.tuning}: want 0 (none) or more steps")
         return dataclasses.replace(
             super().settings(),
             strength=self.strength,
             mask=read_mask(self.mask),
+            tuning=self.tuning,
             poisson=self.poisson,
         )

@@ -1,7 +1,7 @@
 """A named expression for the faces in photos, in one pass each.
 
     python -m experiments.transfer_label --image=photo.jpg --expression=happiness \
-        --model=runs/liu_jin/export --out=runs/happy
+        --out=runs/happy
 
 --image takes a photo, a folder, a glob or a .txt list. --expression=all writes every expression
 that the model knows and a contact sheet of the face. Writes NAME.png (or NAME_EXPRESSION.png and
@@ -24,7 +24,7 @@ from experiments.launch import launch
 from fxjax import align, files
 from fxjax.images import contact_sheet, save_image, to_uint8
 from fxjax.label_engine import LabelEngine
-from fxjax.transfer_types import Located, Pixels
+from fxjax.transfer_types import Located, Pixels, Settings
 
 CELL = 256  # pixels of a face on the contact sheet
 GAP = 4
@@ -36,10 +36,11 @@ class Config:
 
     image: Annotated[str, "a photo, a folder, a glob or a list of photos"]
     expression: Annotated[str, "which, or all"]
-    model: Annotated[str, "label-driven model: a folder or the name of a shipped model"]
+    model: Annotated[str, "label-driven model: a folder or a shipped one"] = "expressions"
     out: Annotated[str, "folder for the results"] = "runs/transfer_label"
     strength: Annotated[float, "how much of it, from 0 (none) to 1"] = 1.0
     face: Annotated[str, "whose: largest, all, a number (left to right), or x,y"] = "largest"
+    parts: Annotated[tuple[str, ...], "what changes: some of eyes,brows,mouth"] = Settings.parts
     poisson: Annotated[bool, "blend by gradients rather than by colours"] = False
 
 
@@ -48,7 +49,7 @@ def main(config: Config) -> None:
     if not 0 <= config.strength <= 1:
         raise ValueError(f"--strength={config.strength:g}: want 0 (none) to 1")
     out = files.absolute(config.out)
-    engine = LabelEngine(config.model, poisson=config.poisson)
+    engine = LabelEngine(config.model, parts=config.parts, poisson=config.poisson)
     everything = config.expression == "all"
     wanted = engine.expressions if everything else (config.expression,)
     for name in wanted:

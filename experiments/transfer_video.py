@@ -72,13 +72,14 @@ def main(config: Config) -> None:
     mask = frames.choose(engine, person, own, drivers)
     print(f"mask {mask_text(mask)}")
     pictures, note, last = [], transfer_files.note(config.model), min(drivers)
-    before = engine.draw(jnp.asarray(own)[None])
+    tuned = engine.tuned([person], jnp.asarray(own)[None])
+    before = engine.draw(jnp.asarray(own)[None], tuned)
     for number in tqdm(range(len(rows)), "drawing", disable=None):
         last = number if number in drivers else last
         mixed = mix.blended(
             jnp.asarray(own), jnp.asarray(drivers[last][1]), jnp.asarray(mask), config.strength
         )
-        photo, _ = engine.apply(person, before, engine.draw(mixed[None]))
+        photo, _ = engine.apply(person, before, engine.draw(mixed[None], tuned))
         pictures.append(out / "frames" / f"{number:06d}.png")
         save_image(pictures[-1], photo, note=note)
     batch.write_rows(out / "frames.csv", rows)

@@ -234,11 +234,16 @@ def region_masks(landmarks: Landmarks, size: int, *, feather: float = 0.05) -> M
     )
 
 
-def union(masks: Iterable[Masks], parts: Sequence[str] = PARTS) -> Float[np.ndarray, "size size"]:
-    """Where any of the parts is in any of the masks. ValueError for none, or an unknown one."""
+def check_parts(parts: Sequence[str]) -> None:
+    """ValueError unless these are parts of a face that move with an expression."""
     if not parts or set(parts) - set(PARTS):
         found = ", ".join(parts) or "none"
         raise ValueError(f"parts of a face: {found}; want some of {', '.join(PARTS)}")
+
+
+def union(masks: Iterable[Masks], parts: Sequence[str] = PARTS) -> Float[np.ndarray, "size size"]:
+    """Where any of the parts is in any of the masks. ValueError for none, or an unknown one."""
+    check_parts(parts)
     return np.max([getattr(mask, part) for mask in masks for part in parts], axis=0)
 
 

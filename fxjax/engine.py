@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Bool, Float, Int
 
-from fxjax import align, detect, images, invert, losses, mix, score, search, zoo
+from fxjax import align, detect, images, invert, losses, mix, pivotal, score, search, zoo
 from fxjax.faces import Faces
 from fxjax.nn.generator import Generator, synthesize
 from fxjax.nn.vgg16 import VGG16
@@ -27,6 +27,7 @@ from fxjax.zoo import load
 LAYERS = ("block1_conv2", "block2_conv2", "block3_conv3")  # of the inversion's loss
 RESCORED = 64  # masks that are scored again at full size
 CHUNK = 25  # inversion steps between reports of progress
+TUNING_RATE = 1e-3  # of pivotal tuning, before equalising
 POSE = 3  # rows 0 to 2, up to 8 pixels, carry the pose
 
 
@@ -116,9 +117,23 @@ class Engine(Faces):
         codes = invert.codes_of(place, first, settings)
         return invert.Inversion(codes, jnp.concatenate(curves, axis=1))
 
-    def draw(self, codes: Codes) -> Images:
-        """The generator's pictures, [-1, 1]."""
-        return _draw(self.generator, codes)
+    def draw(self, codes: Codes, generator: Generator | None = None) -> Images:
+        """The generator's pictures, or those of a `tuned` one, [-1, 1]."""
+        return _draw(self.generator if generator is None else generator, codes)
+
+    def tuned(self, faces: Sequence[Located], codes: Codes) -> Generator:
+        """The generator between its copies that draw each face better at its code.
+
+        The mean of what pivotal tuning (arXiv:2106.05744) adds to the weights for each; without
+        `tuning` steps the generator itself.
+        """
+        if not self.settings.tuning:
+            return self.generator
+        goal = _embed(self.loss, jnp.asarray(np.stack([face.crop.image for face in faces])))
+        settings = pivotal.Settings(steps=self.settings.tuning, rate=TUNING_RATE)
+        found = pivotal.tune(self.generator, self.loss, goal, codes, settings).differences
+        between = {name: jnp.mean(each.astype(jnp.float32), 0) for name, each in found.items()}
+        return pivotal.apply(self.generator, between)
 
     def scores(
         self,
@@ -239,7 +254,8 @@ class Engine(Faces):
             given = np.zeros(codes.shape[1], bool) if ranked is None else ranked.masks[0]
         seconds["masks"], began = time.monotonic() - began, time.monotonic()
         mixed = mix.blended(codes[0], codes[1], jnp.asarray(given), self.settings.strength)
-        pictures = self.draw(jnp.concatenate([codes, mixed[None]]))
+        drawn = jnp.concatenate([codes, mixed[None]])
+        pictures = self.draw(drawn, self.tuned((person, driver), codes))
         photo, face = self.apply(person, pictures[:1], pictures[2:])
         seconds["put back"] = time.monotonic() - began
         return Transfer(

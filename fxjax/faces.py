@@ -15,7 +15,7 @@ SIDE = 256  # pixels at which a changed face is looked at for its new landmarks
 class Faces:
     """What engines share. `resolution`: pixels of an aligned face; `detector` may be shared.
 
-    `parts` of a face (of `align.PARTS`) are what changes in a photo.
+    `parts` of a face (of `align.PARTS`) are what changes in a photo; ValueError for others.
     """
 
     def __init__(
@@ -26,6 +26,7 @@ class Faces:
         parts: Sequence[str],
         poisson: bool,
     ):
+        align.check_parts(parts)
         self.resolution, self.parts, self.poisson = resolution, parts, poisson
         self._detector = detector
 

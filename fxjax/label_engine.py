@@ -13,9 +13,9 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array, Float
 
-from fxjax import align, checkpoint, detect, images, zoo
+from fxjax import checkpoint, detect, images, zoo
 from fxjax.faces import Faces
-from fxjax.transfer_types import Located, Pixels
+from fxjax.transfer_types import Located, Pixels, Settings
 from fxjax.types import Features
 
 GREY = (0.299, 0.587, 0.114)  # weights of red, green and blue (ITU-R BT.601)
@@ -26,8 +26,9 @@ Label = Float[np.ndarray, " expressions"]
 class LabelEngine(Faces):
     """A label-driven model, ready for many photos.
 
-    `model` is the name of a shipped model or a model folder. Raises FileNotFoundError or
-    ValueError for one that is not there or is of another kind.
+    `model` is the name of a shipped model or a model folder; `parts` (of `align.PARTS`) are what
+    changes in a photo. Raises FileNotFoundError or ValueError for a model that is not there or is
+    of another kind.
     """
 
     def __init__(
@@ -35,19 +36,20 @@ class LabelEngine(Faces):
         model: epath.PathLike,
         *,
         detector: detect.Detector | None = None,
+        parts: Sequence[str] = Settings.parts,
         poisson: bool = False,
     ):
         folder = zoo.find(model)
-        parts = checkpoint.read_card(folder)["parts"]
-        if "autoencoder" not in parts:
+        held = checkpoint.read_card(folder)["parts"]
+        if "autoencoder" not in held:
             raise ValueError(
-                f"{folder} is no label-driven model: it has {', '.join(parts)} and no autoencoder"
+                f"{folder} is no label-driven model: it has {', '.join(held)} and no autoencoder"
             )
         self.model: Any = zoo.load(folder, part="autoencoder")
         self.classifier: Any = None
-        if "classifier" in parts:
+        if "classifier" in held:
             self.classifier = zoo.load(folder, part="classifier")
-        super().__init__(self.model.size, detector, parts=align.PARTS, poisson=poisson)
+        super().__init__(self.model.size, detector, parts=parts, poisson=poisson)
 
     @property
     def expressions(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from fxjax import align, assess, search, transfer_report
 from fxjax.engine import Engine
 from fxjax.images import load_image, save_image
 from fxjax.mix import mixed
+from fxjax.nn.generator import synthesize
 from fxjax.transfer_types import Settings
 
 ASTRONAUT = skimage.data.astronaut()
@@ -31,7 +32,7 @@ def models(tmp_path_factory) -> Any:
 
 @pytest.fixture(scope="module")
 def engine(models) -> Engine:
-    return Engine(models / "model", models / "vgg", Settings(steps=30, rate=0.1))
+    return Engine(models / "model", models / "vgg", Settings(steps=30, rate=0.1, tuning=0))
 
 
 def variant(engine: Engine, models, **changes: Any) -> Engine:
@@ -108,6 +109,20 @@ def test_strength_goes_from_nothing_to_beyond(engine, models, driver, result):
     (more,) = variant(engine, models, mask=mask, strength=1.5)(ASTRONAUT, driver)
     step = np.abs(result.codes[2] - result.codes[0]).sum()
     assert np.abs(more.codes[2] - more.codes[0]).sum() == pytest.approx(1.5 * step, rel=1e-4)
+
+
+def test_tuned_weights_draw_both_faces_better(engine, models, result):
+    faces, codes = (result.person, result.driver), jnp.asarray(result.codes[:2])
+    goal = engine.loss.embed(jnp.asarray(np.stack([face.crop.image for face in faces])))
+
+    def errors(steps: int) -> np.ndarray:
+        generator = variant(engine, models, tuning=steps).tuned(faces, codes)
+        return np.asarray(
+            engine.loss.distance(engine.loss.embed(synthesize(generator, codes)), goal)
+        )
+
+    plain, better = errors(0), errors(60)
+    assert (better < 0.97 * plain).all(), (plain, better)
 
 
 def test_the_pose_can_be_kept(engine, models, driver):

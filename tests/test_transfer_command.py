@@ -40,6 +40,11 @@ def home(tmp_path_factory) -> Any:
 
 
 def models(home) -> dict[str, Any]:
+    """Flags of transfers with a tiny model."""
+    return {"tuning": 3, **searched(home)}
+
+
+def searched(home) -> dict[str, Any]:
     return {"model": str(home / "model"), "features": str(home / "vgg"), "steps": 10}
 
 
@@ -109,10 +114,11 @@ def test_a_readout_reports_its_rank_correlation(home, tmp_path, capsys):
         ({"rows": "2-4,3"}, "each in one group at most"),
         ({"rows": "a"}, "--rows=a: want all, or rows"),
         ({"strength": 2.0}, "--strength=2.0: want 0"),
+        ({"tuning": -1}, "--tuning=-1: want 0 (none) or more steps"),
         ({"readout": 24}, "24"),
         ({"readout": 64}, "a 32 px generator, not of 64 px"),
         ({"identity_weight": -1.0}, "--identity_weight=-1.0: want 0"),
-        ({"parts": ("nose",)}, "--parts=nose: want some of eyes,brows,mouth"),
+        ({"parts": ("nose",)}, "parts of a face: nose; want some of eyes, brows, mouth"),
         ({"face": "7"}, "7"),
         ({"model": "nothing"}, "no model 'nothing'"),
     ],
@@ -168,7 +174,7 @@ def test_a_batch_goes_on_past_a_bad_photo(done):
 
 
 def command_of(config: transfer_batch.Config) -> list[str]:
-    flags = dataclasses.asdict(config).items()
+    flags = (dataclasses.asdict(config) | {"parts": ",".join(config.parts)}).items()
     given = [f"--{name}={value}" for name, value in flags if value is not None]
     return [sys.executable, "-m", "experiments.transfer_batch", *given]
 
@@ -246,7 +252,7 @@ def test_a_sweep_of_masks(home, tmp_path):
     out = tmp_path / "out"
     people = str(home / "people")
     config = sweep_masks.Config(
-        appearance=people, expression=people, out=str(out), rows="0-3,5", **models(home)
+        appearance=people, expression=people, out=str(out), rows="0-3,5", **searched(home)
     )
     sweep_masks.main(config)
     rows = rows_of(out / "rows.csv")

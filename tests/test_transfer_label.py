@@ -78,7 +78,8 @@ def test_strength_goes_from_the_own_label_to_the_other(engine, person):
 def test_result_is_the_blend_of_the_drawn_difference(engine, person):
     own, label = engine.own_label(person), engine.label("anger")
     before, new = engine.draw(person, [own, label])
-    wanted = align.blend(ASTRONAUT, new, before, person.crop.photo_from_crop, person.landmarks)
+    place = person.crop.photo_from_crop
+    wanted = align.blend(ASTRONAUT, new, before, place, person.landmarks, parts=("mouth",))
     np.testing.assert_array_equal(engine.change(person, ["anger"])[0], wanted)  # no face is found
     auto = engine.model
     direct = auto(jnp.asarray(person.crop.image[None]), jnp.asarray(label[None]))
