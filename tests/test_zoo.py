@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 import fxjax
-from experiments import sample
-from fxjax import checkpoint, zoo
+from experiments import judge_labels, sample
+from fxjax import assess, checkpoint, zoo
 from fxjax.images import load_image
+from fxjax.label_engine import LabelEngine
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,25 @@ def test_it_is_small_and_has_a_card(home):
         return sum(size(p) if p.is_dir() else p.stat().length for p in folder.iterdir())
 
     assert size(home) <= 22e6
-    card = (home / "card.md").read_text()
-    for words in ("CC BY-NC-SA 4.0", "Misuse", "Limits", "dlib"):
-        assert words in card
-    assert checkpoint.read_card(home)["licence"] == "CC BY-NC-SA 4.0"
+    assert size(zoo.find("expressions")) <= 6e6
+    for folder in (home, zoo.find("expressions")):
+        card = (folder / "card.md").read_text()
+        for words in ("CC BY-NC-SA 4.0", "Misuse", "Limits", "dlib"):
+            assert words in card
+        assert checkpoint.read_card(folder)["licence"] == "CC BY-NC-SA 4.0"
+
+
+def test_expressions_by_name_close_a_smile(home):
+    engine = LabelEngine("expressions")
+    judges = assess.Judges(engine.detector)
+    less = []
+    for path in sorted((home / "samples").glob("seed*.png"))[:4]:
+        (face,) = engine.locate(path)
+        happy, neutral = engine.change(face, ["happiness", "neutral"])
+        smiles = []
+        for photo in (happy, neutral):
+            seen = judges.see(photo, face)
+            assert seen is not None
+            smiles.append(judge_labels.smile(seen.landmarks))
+        less.append(smiles[0] - smiles[1])
+    assert np.mean(less) > 0.1, less
