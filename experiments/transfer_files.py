@@ -37,8 +37,10 @@ def write(
     if result.ranked is not None:
         table = transfer_report.ranking_csv(result.ranked)
         files.write(out / "ranking.csv", table.encode())
+        faces = result.person, result.driver
+        tuned = engine.tuned(faces, codes) if top > 1 else None  # the same for every mask
         for place, mask in enumerate(result.ranked.masks[1:top], start=2):
-            again = engine.pair(result.person, result.driver, codes, mask=mask)
+            again = engine.pair(*faces, codes, mask=mask, tuned=tuned)
             save_image(out / f"result_{place}.png", again.image, note=text)
 
     def draw(masks: np.ndarray) -> np.ndarray:

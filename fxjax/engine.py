@@ -214,8 +214,9 @@ class Engine(Faces):
         size = self.resolution if size is None else min(size, self.resolution)
         masks = [align.region_masks(face.in_crop(), self.resolution) for face in faces]
         regions = jnp.asarray(align.union(masks, self.parts)[None], jnp.float32)
-        around = 1 - jnp.asarray(align.union(masks)[None], jnp.float32)
-        around = around if self.settings.identity_weight else None
+        around = None
+        if self.settings.identity_weight:
+            around = jnp.asarray(1 - align.union(masks)[None], jnp.float32)
         weights = (self.settings.elsewhere + regions, around)
         codes = (person, driver)
         return search.case_of(
@@ -238,12 +239,14 @@ class Engine(Faces):
         codes: Codes,
         *,
         mask: Bool[np.ndarray, " rows"] | None = None,
+        tuned: Generator | None = None,
         curves: Float[np.ndarray, "2 steps"] | None = None,
         progress: Progress | None = None,
     ) -> Transfer:
         """A transfer between two faces whose codes [2, rows, dim] are known.
 
-        `mask` is applied without a search; `curves` are the inversions' losses, to be kept.
+        `mask` is applied without a search; `tuned` is the generator for these faces if that is
+        there already; `curves` are the inversions' losses, to be kept.
         """
         seconds, began = {}, time.monotonic()
         given = mask if self.settings.mask is None else np.array(self.settings.mask)
@@ -255,7 +258,9 @@ class Engine(Faces):
         seconds["masks"], began = time.monotonic() - began, time.monotonic()
         mixed = mix.blended(codes[0], codes[1], jnp.asarray(given), self.settings.strength)
         drawn = jnp.concatenate([codes, mixed[None]])
-        pictures = self.draw(drawn, self.tuned((person, driver), codes))
+        if tuned is None:
+            tuned = self.tuned((person, driver), codes)
+        pictures = self.draw(drawn, tuned)
         photo, face = self.apply(person, pictures[:1], pictures[2:])
         seconds["put back"] = time.monotonic() - began
         return Transfer(
