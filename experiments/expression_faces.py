@@ -6,6 +6,8 @@ imitated: brows that lie lower, a jaw whose points slide along the outline, nois
 and of parts.
 """
 
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -55,22 +57,32 @@ class Faces(NamedTuple):
     """Yaw (positive: to the picture's right) and pitch (up) in degrees."""
 
 
-def load(path: epath.PathLike) -> Model:
-    """Reads ict_facekit.npz. Raises FileNotFoundError or ValueError."""
+@contextlib.contextmanager
+def opened(path: epath.PathLike) -> Iterator[Mapping[str, np.ndarray]]:
+    """The arrays of ict_facekit.npz by name, for as long as they are read.
+
+    Raises FileNotFoundError; ValueError if reading them in the block fails.
+    """
     source = files.absolute(path)
     if not source.exists():
         raise FileNotFoundError(f"no face model at {source}; give ict_facekit.npz")
     try:
         with source.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            spots = arrays["landmarks68"]
-            named = {
-                name: arrays[name][..., spots, :].astype(np.float64)
-                for name in ("neutral", "identity_basis", "expression_basis")
-            }
-            names = tuple(str(name) for name in arrays["expression_names"])
+            yield arrays
     except Exception as error:  # zip and numpy have a dozen kinds of their own
         reason = " ".join(str(error).split())
         raise ValueError(f"{source} is no ICT-FaceKit file: {reason}") from None
+
+
+def load(path: epath.PathLike) -> Model:
+    """Reads ict_facekit.npz. Raises FileNotFoundError or ValueError."""
+    with opened(path) as arrays:
+        spots = arrays["landmarks68"]
+        named = {
+            name: arrays[name][..., spots, :].astype(np.float64)
+            for name in ("neutral", "identity_basis", "expression_basis")
+        }
+        names = tuple(str(name) for name in arrays["expression_names"])
     return Model(named["neutral"], named["identity_basis"], named["expression_basis"], names)
 
 

@@ -18,9 +18,8 @@ from tqdm import tqdm
 
 from experiments import photos
 from experiments.launch import launch
-from experiments.smile_samples import SMILE
-from fxjax import assess, expression, files
-from fxjax.align import Landmarks
+from experiments.smile_samples import smile
+from fxjax import assess, files
 from fxjax.label_engine import LabelEngine
 
 MEANS = ("smile_before", "smile", "identity", "outside")
@@ -75,12 +74,6 @@ def main(config: Config) -> None:
     writer.writerows(rows)
     files.write(out / "judges.csv", text.getvalue().encode())
     print(summary(rows))
-
-
-def smile(landmarks: Landmarks) -> float:
-    """The mean of both sides' smile coefficients."""
-    places = [expression.names().index(name) for name in SMILE]
-    return float(expression.read(landmarks)[places].mean())
 
 
 def summary(rows: list[dict[str, str | float]]) -> str:

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 
 from experiments import expression_faces, face_paint
 from experiments.face_paint import Person
-from fxjax import align, files
+from fxjax import align
 from fxjax.types import Photo
 
 EXPRESSIONS = ("neutral", "happiness")
@@ -55,33 +55,26 @@ class Camera(NamedTuple):
 
 def load(path: epath.PathLike) -> Model:
     """Reads ict_facekit.npz. Raises FileNotFoundError or ValueError."""
-    source = files.absolute(path)
-    if not source.exists():
-        raise FileNotFoundError(f"no face model at {source}; give ict_facekit.npz")
-    try:
-        with source.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            triangles = arrays["triangles"]
-            parts = {name: np.zeros(len(triangles), bool) for name in (*INNER, "hidden")}
-            for name, (first, last) in zip(
-                arrays["region_names"], arrays["region_triangles"], strict=True
-            ):
-                part = next((part for part in INNER if str(name).startswith(part)), "hidden")
-                parts[part][first:last] = part in INNER or str(name).startswith(HIDDEN)
-            for part in ("iris", "pupil"):
-                parts[part][arrays[f"{part}_paint_triangles"]] = True
-            drawn = ~parts.pop("hidden")
-            return Model(
-                arrays["neutral"].astype(np.float32),
-                arrays["identity_basis"].astype(np.float32),
-                arrays["expression_basis"].astype(np.float32),
-                tuple(str(name) for name in arrays["expression_names"]),
-                triangles[drawn],
-                {part: chosen[drawn] for part, chosen in parts.items()},
-                arrays["landmarks68"],
-            )
-    except Exception as error:  # zip and numpy have a dozen kinds of their own
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{source} is no ICT-FaceKit file: {reason}") from None
+    with expression_faces.opened(path) as arrays:
+        triangles = arrays["triangles"]
+        parts = {name: np.zeros(len(triangles), bool) for name in (*INNER, "hidden")}
+        for name, (first, last) in zip(
+            arrays["region_names"], arrays["region_triangles"], strict=True
+        ):
+            part = next((part for part in INNER if str(name).startswith(part)), "hidden")
+            parts[part][first:last] = part in INNER or str(name).startswith(HIDDEN)
+        for part in ("iris", "pupil"):
+            parts[part][arrays[f"{part}_paint_triangles"]] = True
+        drawn = ~parts.pop("hidden")
+        return Model(
+            arrays["neutral"].astype(np.float32),
+            arrays["identity_basis"].astype(np.float32),
+            arrays["expression_basis"].astype(np.float32),
+            tuple(str(name) for name in arrays["expression_names"]),
+            triangles[drawn],
+            {part: chosen[drawn] for part, chosen in parts.items()},
+            arrays["landmarks68"],
+        )
 
 
 def pictures(model: Model, seed: int, person: int, size: int) -> dict[str, Photo]:

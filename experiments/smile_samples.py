@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from experiments import sample, seeds
 from fxjax import detect, expression
+from fxjax.align import Landmarks
 from fxjax.types import Codes, Photo, Photos
 
 SIDE = 256  # pixels in which faces are looked for
@@ -44,6 +45,12 @@ class Sample(NamedTuple):
     person: str
 
 
+def smile(landmarks: Landmarks) -> float:
+    """The mean of both sides' smile coefficients: 0 (none) to about 1."""
+    places = [expression.names().index(name) for name in SMILE]
+    return float(expression.read(landmarks)[places].mean())
+
+
 class Reader:
     """Reads smiles: `Reader()(picture)`, from 0 (none) to about 1; not a number without a face.
 
@@ -53,7 +60,6 @@ class Reader:
 
     def __init__(self):
         self._detector = detect.Detector()
-        self._places = [expression.names().index(name) for name in SMILE]
 
     def __call__(self, picture: Photo) -> float:
         """For a picture of one upright face."""
@@ -61,7 +67,7 @@ class Reader:
         found = self._detector.glance(large)
         if len(found) != 1:
             return float("nan")
-        return float(expression.read(found[0])[self._places].mean())
+        return smile(found[0])
 
 
 def direction(

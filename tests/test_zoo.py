@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import fxjax
-from experiments import judge_labels, sample
+from experiments import sample, smile_samples
 from fxjax import assess, checkpoint, zoo
 from fxjax.images import load_image
 from fxjax.label_engine import LabelEngine
@@ -64,6 +64,6 @@ def test_expressions_by_name_close_a_smile(home):
         for photo in (happy, neutral):
             seen = judges.see(photo, face)
             assert seen is not None
-            smiles.append(judge_labels.smile(seen.landmarks))
+            smiles.append(smile_samples.smile(seen.landmarks))
         less.append(smiles[0] - smiles[1])
     assert np.mean(less) > 0.1, less
