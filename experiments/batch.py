@@ -4,10 +4,8 @@ Each photo is inverted once, by experiments.invert in <out>/inversion, whatever 
 pairs. Each pair is done by one process and leaves a JSON of its row, last of all its files.
 """
 
-import csv
 import dataclasses
 import hashlib
-import io
 import json
 import math
 import time
@@ -22,7 +20,7 @@ from tqdm import tqdm
 
 from experiments import inversion, invert, runfolder, transfer_flags, worklist
 from experiments.photos import find, photo_names
-from fxjax import align, files, images, zoo
+from fxjax import align, data, files, images, zoo
 from fxjax.engine import LAYERS
 from fxjax.transfer_types import Located
 from fxjax.types import Codes
@@ -87,21 +85,15 @@ def read_pairs(config: Pairs) -> list[Pair]:
 
 
 def _table(source: epath.Path) -> list[tuple[epath.Path, epath.Path]]:
-    if not source.exists():
-        raise FileNotFoundError(f"no table of pairs {source} (--pairs)")
-    try:
-        rows = list(csv.DictReader(io.StringIO(source.read_text())))
-        return [
-            (
-                files.absolute(source.parent / row["appearance"]),
-                files.absolute(source.parent / row["expression"]),
-            )
-            for row in rows
-        ]
-    except (KeyError, TypeError, UnicodeDecodeError, csv.Error):
+    rows = data.read_rows(source)
+    wanted = ("appearance", "expression")
+    if not all(row.get(name) for row in rows for name in wanted):
         raise ValueError(
-            f"{source}: want a CSV whose first line names the columns appearance and expression"
-        ) from None
+            f"{source}: want a CSV whose first line names the columns appearance and expression, "
+            "and both in each row"
+        )
+    first, second = ([files.absolute(source.parent / row[name]) for row in rows] for name in wanted)
+    return list(zip(first, second, strict=True))
 
 
 def invert_all(config: Pairs, pairs: Sequence[Pair]) -> dict[epath.Path, worklist.Entry]:
@@ -207,13 +199,7 @@ def _row(out: epath.Path, pair: Pair, mark: str) -> dict[str, Any] | None:
 
 def write_rows(path: epath.Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """A CSV with every column that a row has."""
-    heads = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, heads, restval="", lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: _cell(value) for name, value in row.items()})
-    files.write(path, text.getvalue().encode())
+    files.write_table(path, [{name: _cell(row[name]) for name in row} for row in rows])
 
 
 def _cell(value: Any) -> Any:

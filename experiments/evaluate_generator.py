@@ -15,7 +15,7 @@ from etils import epath
 
 from experiments import generator_measures as measures
 from experiments import held_back
-from experiments.launch import launch
+from experiments.launch import launch, part_of
 from fxjax import checkpoint, files, load, zoo
 from fxjax.images import contact_sheet, save_image
 
@@ -89,8 +89,7 @@ def main(config: Config) -> None:
         found["path_length"] = {"w": length}
     if config.inversions:
         print(f"inverting {config.inversions} held-back faces", flush=True)
-        fields = [field.name for field in dataclasses.fields(held_back.Search)]
-        search = held_back.Search(**{field: getattr(config, field) for field in fields})
+        search = part_of(config, held_back.Search)
         makers = {held_back.TUNED: generator}
         if config.baselines:
             makers["untrained"] = held_back.untrained(config.model, config.seed)

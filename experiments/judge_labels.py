@@ -8,9 +8,7 @@ and the PSNR outside eyes, brows and mouth. Prints the means by the expression t
 classifier sees in the photo.
 """
 
-import csv
 import dataclasses
-import io
 from typing import Annotated
 
 import numpy as np
@@ -68,11 +66,7 @@ def main(config: Config) -> None:
             )
     if not rows:
         raise ValueError(f"no face was judged in the {len(found)} photos of {config.images}")
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    files.write(out / "judges.csv", text.getvalue().encode())
+    files.write_table(out / "judges.csv", rows)
     print(summary(rows))
 
 

@@ -1,9 +1,7 @@
 """Faces and the names of their expressions, for the label-driven models."""
 
 import collections
-import csv
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -121,7 +119,7 @@ def read_labels(
 
     A column `held_back` (0 or 1) says so itself; else it follows from who is shown.
     """
-    source, rows = files.absolute(table), read_rows(table)
+    source, rows = files.absolute(table), data.read_rows(table)
     columns: Mapping[str, str] = rows[0] if rows else {}
     file = next((name for name in ("file", "filename") if name in columns), None)
     if file is None or not {"expression", "happy"} & columns.keys():
@@ -153,21 +151,12 @@ def read_labels(
 
 def _pairs(table: epath.PathLike, names: Sequence[str]) -> Int[np.ndarray, " count"]:
     """Numbers of the pairs that the column `pair` names; -1 where it is empty or not there."""
-    rows = {row.get("file") or row.get("filename"): row.get("pair") for row in read_rows(table)}
+    rows = {
+        row.get("file") or row.get("filename"): row.get("pair") for row in data.read_rows(table)
+    }
     number: dict[str, int] = {}
     found = [rows.get(name) for name in names]
     return np.array([number.setdefault(pair, len(number)) if pair else -1 for pair in found])
-
-
-def read_rows(table: epath.PathLike) -> list[dict[str, str]]:
-    """The rows of a CSV file. Raises FileNotFoundError or ValueError."""
-    source = files.absolute(table)
-    if not source.exists():
-        raise FileNotFoundError(f"no table {source}")
-    try:
-        return list(csv.DictReader(io.StringIO(source.read_text())))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{source} is not a CSV file: {error}") from error
 
 
 def _rated(rating: str, thresholds: Thresholds) -> str:

@@ -31,7 +31,7 @@ def read(
     ValueError if no held-back person has two of the expressions.
     """
     pictures, names = data.read_pictures(path, settings.size)
-    rows = {row["file"]: row for row in label_data.read_rows(table)}
+    rows = {row["file"]: row for row in data.read_rows(table)}
     number = {name: k for k, name in enumerate(settings.names())}
     people: dict[str, dict[int, int]] = {}
     for k, name in enumerate(names):

@@ -151,6 +151,11 @@ def parse(config_class: type[Config], arguments: Sequence[str]) -> tuple[Config,
     )
 
 
+def part_of(config: Any, cls: type[Config]) -> Config:
+    """The settings of `cls` as the fields of the same names in `config` have them."""
+    return cls(**{field.name: getattr(config, field.name) for field in dataclasses.fields(cls)})
+
+
 def describe(config_class: type[Settings], doc: str) -> str:
     """The text of --help: `doc`, then each flag with its default."""
     lines = [doc.strip(), ""]

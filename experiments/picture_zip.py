@@ -1,6 +1,5 @@
 """A zip of JPEGs and its table beside it: what the training commands read."""
 
-import csv
 import io
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,18 +20,15 @@ def write(
 
     Raises OSError.
     """
-    target, packed, text = files.absolute(path), io.BytesIO(), io.StringIO()
+    target, packed = files.absolute(path), io.BytesIO()
     quality = [cv2.IMWRITE_JPEG_QUALITY, 92]
     quality += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     with zipfile.ZipFile(packed, "w") as archive:  # stored: JPEG does not shrink further
         for name, picture in pictures:
             _, encoded = cv2.imencode(".jpg", picture[..., ::-1], quality)
             archive.writestr(zipfile.ZipInfo(name, (2024, 1, 1, 0, 0, 0)), encoded.tobytes())
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
     files.write(target, packed.getvalue())
-    files.write(table_of(target), text.getvalue().encode())
+    files.write_table(table_of(target), rows)
 
 
 def table_of(path: epath.PathLike) -> epath.Path:

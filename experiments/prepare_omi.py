@@ -7,18 +7,16 @@ project keeps for testing are left out; the table beside the zip (omi_train_128.
 `training_weight` 0 for the people who are held back from training (`held_back` 1).
 """
 
-import csv
 import dataclasses
-import io
-import zipfile
+from collections.abc import Iterator
 from typing import Annotated
 
-import cv2
 import numpy as np
 from etils import epath
 
+from experiments import picture_zip
 from experiments.launch import launch
-from fxjax import data, files, images
+from fxjax import data, images
 from fxjax.types import Photo
 
 BASE = range(1, 1005)
@@ -94,23 +92,17 @@ def smaller(picture: Photo, size: int) -> Photo:
 
 def main(config: Config) -> None:
     """Writes the zip and the table."""
-    rows, packed = table(), io.BytesIO()
-    quality = [cv2.IMWRITE_JPEG_QUALITY, 92]
-    quality += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    with zipfile.ZipFile(packed, "w") as archive:  # stored: JPEG does not shrink further
+    rows = table()
+    picture_zip.table_of(config.dst)  # a bad name is refused before the work
+
+    def pictures() -> Iterator[tuple[str, Photo]]:
         for row in rows:
             picture = images.load_image(epath.Path(config.omi) / row["source_path"])
             if picture.shape[0] != picture.shape[1] or picture.shape[0] < config.size:
                 raise ValueError(f"{row['source_path']} is {picture.shape}, no square to reduce")
-            _, encoded = cv2.imencode(".jpg", smaller(picture, config.size)[..., ::-1], quality)
-            member = zipfile.ZipInfo(row["filename"], (2024, 1, 1, 0, 0, 0))
-            archive.writestr(member, encoded.tobytes())
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    files.write(config.dst, packed.getvalue())
-    files.write(epath.Path(config.dst).with_suffix(".csv"), text.getvalue().encode())
+            yield row["filename"], smaller(picture, config.size)
+
+    picture_zip.write(config.dst, pictures(), rows)
     apart = sum(row["held_back"] == "1" for row in rows)
     print(f"wrote {config.dst} and its table: {len(rows)} pictures, {apart} of them held back")
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, get_type_hints
 
-from experiments.launch import launch
+from experiments.launch import launch, part_of
 
 
 def command(options: type, presets: Mapping[str, Any], preset: str) -> type:
@@ -52,11 +52,7 @@ def launch_run(
         sys.exit(f"error: {error}")
 
     def main(config: Any) -> None:
-        def part(cls: type) -> Any:
-            names = (field.name for field in dataclasses.fields(cls))
-            return cls(**{name: getattr(config, name) for name in names})
-
-        run(part(options), part(settings))
+        run(part_of(config, options), part_of(config, settings))
 
     main.__module__ = "__main__"  # whose docstring --help shows
     launch(flags, main)

@@ -2,11 +2,9 @@
 
 import collections
 import contextlib
-import csv
 import dataclasses
 import importlib
 import importlib.util
-import io
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from fxjax import files, sharding, snapshot
+from fxjax import data, files, sharding, snapshot
 
 State = TypeVar("State")
 
@@ -164,7 +162,7 @@ class Log:
         self.path = files.absolute(job.out) / "metrics.csv"
         self.rows: list[dict[str, Any]] = []
         if self.path.exists():  # a run that was killed may have logged more than it had saved
-            old = csv.DictReader(io.StringIO(self.path.read_text()))
+            old = data.read_rows(self.path)
             self.rows = [dict(row) for row in old if float(row[job.unit]) <= first]
         self.job, self.last, self.since = job, first, time.monotonic()
         self.extra: dict[str, float] = {}  # measures of now and then, for the rows from now on
@@ -193,12 +191,7 @@ class Log:
             f"{'  '.join(shown)}  left {int(left // 60)}h{int(left % 60):02d}"
         )
         self.rows.append({name: f"{value:.6g}" for name, value in row.items()} | {unit: count})
-        names = list(dict.fromkeys(name for row in self.rows for name in row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        files.write(self.path, text.getvalue().encode())
+        files.write_table(self.path, self.rows)
         if self.board is not None:
             for name, value in row.items():
                 self.board.add_scalar(name, value, count)

@@ -9,9 +9,7 @@ NAME_sheet.png) at the photo's own size, and results.csv. Exit status 1 if a pho
 others are done.
 """
 
-import csv
 import dataclasses
-import io
 import sys
 from typing import Annotated
 
@@ -72,7 +70,7 @@ def main(config: Config) -> None:
             if everything:
                 save_image(out / f"{name}_sheet.png", _sheet(faces, results), note=note)
         rows.append(row)
-    _write(out / "results.csv", rows)
+    files.write_table(out / "results.csv", rows)
     failed = [row for row in rows if row["status"] != "ok"]
     print(f"{len(rows) - len(failed)} of {len(rows)} photos are done; they are in {out}")
     if failed:
@@ -100,14 +98,6 @@ def _sheet(faces: list[Located], results: list[Pixels]) -> Pixels:
         place = face.crop.photo_from_crop @ align.whole_square(size, CELL)
         cells += [to_uint8(align.cut(photo, place, CELL)) for photo in (face.photo, *results)]
     return contact_sheet(np.stack(cells), columns=1 + len(results), gap=GAP)
-
-
-def _write(path: epath.Path, rows: list[dict]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    files.write(path, text.getvalue().encode())
 
 
 if __name__ == "__main__":

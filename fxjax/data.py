@@ -87,16 +87,21 @@ def read_weights(path: epath.PathLike, names: Sequence[str]) -> Float[np.ndarray
 
 def read_table(path: epath.PathLike) -> list[dict[str, str]]:
     """The rows of a CSV file with a column `filename`; ValueError if it is something else."""
+    rows = read_rows(path)
+    if not rows or "filename" not in rows[0]:
+        raise ValueError(f"{files.absolute(path)} has no column filename, or no rows")
+    return rows
+
+
+def read_rows(path: epath.PathLike) -> list[dict[str, str]]:
+    """The rows of a CSV file; "" where one is short. Raises FileNotFoundError or ValueError."""
     source = files.absolute(path)
     if not source.exists():
         raise FileNotFoundError(f"no table {source}")
     try:
-        rows = list(csv.DictReader(io.StringIO(source.read_text())))
+        return list(csv.DictReader(io.StringIO(source.read_text()), restval=""))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{source} is not a CSV file: {error}") from error
-    if not rows or "filename" not in rows[0]:
-        raise ValueError(f"{source} has no column filename, or no rows")
-    return rows
 
 
 def held_back(source_ids: Iterable[str], count: int) -> frozenset[str]:

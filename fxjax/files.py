@@ -1,8 +1,10 @@
 """Writing files and folders all or nothing, on local disks and gs:// alike."""
 
 import contextlib
+import csv
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from etils import epath
 
@@ -27,6 +29,16 @@ def write(path: epath.PathLike, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_table(path: epath.PathLike, rows: Sequence[Mapping[str, object]]) -> None:
+    """Writes rows as a CSV, as `write` does; its columns are all that any row has, or none."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write(path, text.getvalue().encode())
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import skimage.data
 from etils import epath
 from flax import nnx
 from PIL import Image
+from processes import run_two
 
 from experiments import inversion, invert, photos, search, worklist
 from experiments.inversion import Config
@@ -429,27 +429,13 @@ def test_names_are_those_of_the_photos_and_never_collide(tmp_path):
 
 def test_two_processes_share_the_batches(home, tmp_path, root):
     out = tmp_path / "out"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     settings = config(home, out, batch=1)
     flags = [f"--{name}={getattr(settings, name)}" for name in (
         "model", "features", "images", "out", "aligned", "steps", "batch", "devices",
     )]  # fmt: skip
-    flags += [f"--coordinator=127.0.0.1:{port}", "--num_processes=2"]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "experiments.invert", *flags, f"--process_id={index}"],
-            cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for index in range(2)
-    ]  # fmt: skip
-    try:
-        texts = [process.communicate(timeout=100)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(texts)
+    command = [sys.executable, "-m", "experiments.invert", *flags]
+    statuses, texts = run_two(command, root, seconds=200)
+    assert statuses == [0, 0], "\n".join(texts)
     assert [row["status"] for row in table(out).values()] == ["ok"] * 3
     invert.main(config(home, tmp_path / "alone", batch=1))
     equal(found(out), found(tmp_path / "alone"))

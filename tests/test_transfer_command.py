@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import pytest
 import skimage.data
 from facemodels import save_models
 from PIL import Image
+from processes import run_two
 
 from experiments import batch, sweep_masks, transfer, transfer_batch, transfer_video
 from experiments.masks import read_mask, read_rows
@@ -208,23 +208,8 @@ def test_a_killed_batch_goes_on_to_the_same_results(home, done, tmp_path):
 
 def test_two_processes_write_what_one_does(home, done, tmp_path, root):
     out = tmp_path / "out"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [*command_of(batch_config(home, out)), f"--coordinator=127.0.0.1:{port}"]
-    processes = [
-        subprocess.Popen(
-            [*command, "--num_processes=2", f"--process_id={index}"],
-            cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for index in range(2)
-    ]  # fmt: skip
-    try:
-        texts = [process.communicate(timeout=240)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [1, 0], "\n".join(texts)
+    statuses, texts = run_two(command_of(batch_config(home, out)), root, seconds=240)
+    assert statuses == [1, 0], "\n".join(texts)
     assert "2 of 4 pairs failed" in texts[0]
     same_results(done, out)
     one, two = (rows_of(folder / "results.csv") for folder in (done, out))
