@@ -1,7 +1,9 @@
 """Speed of inversion: seconds per step of StyleGAN2 and VGG16 to block3_conv3, both at full width.
 
 Random weights. The share is of the best rate that plain convolutions and matrix products reach on
-the same machine in the same run; figures of other machines compare by it alone.
+the same machine in the same run. `VGG16 s` is the feature network's own part of a step, measured
+beside it: nothing but plain 3x3 convolutions and their gradients. Figures of other machines compare
+by the share and by the ratio to VGG16 alone.
 
     python -m experiments.bench_inversion --sizes=128,256 --batches=1,4
 """
@@ -43,7 +45,8 @@ def main(config: Config) -> None:
     best, what = bench.ceiling(dtype)
     print(f"{machine}; {config.dtype}; ceiling {best / 1e9:.0f} GFLOP/s ({what})")
     head = ["px", "batch", "s per step", "image-steps/s", "GFLOP", "GFLOP/s", "of ceiling"]
-    print(bench.table([*head, "compile s", "memory GiB"], []), flush=True)
+    head += ["VGG16 s", "times VGG16", "compile s", "memory GiB"]
+    print(bench.table(head, []), flush=True)
     neutral = {"mean": (0.0,) * 3, "deviation": (1.0,) * 3, "bgr": False}
     features = VGG16((64, 128, 256), **neutral, dtype=dtype, rngs=nnx.Rngs(0))
     for size in config.sizes:
@@ -51,7 +54,8 @@ def main(config: Config) -> None:
         generator = StyleGAN2(size, widths, dtype=dtype, rngs=nnx.Rngs(0))
         for batch in config.batches:
             if batch * size**2 <= config.largest:
-                print("| " + " | ".join(measure(config, generator, features, batch, best)) + " |")
+                row = measure(config, generator, features, batch, best)
+                print("| " + " | ".join(row) + " |", flush=True)
     again, what = bench.ceiling(dtype)
     print(f"ceiling measured again: {again / 1e9:.0f} GFLOP/s ({what})")
 
@@ -71,10 +75,15 @@ def measure(config: Config, generator: Any, features: Any, batch: int, best: flo
     def forward(generator: Any, loss: Any, codes: Any) -> Any:
         return loss.embed(synthesize(generator, codes))
 
+    def alone(loss: Any, goal: Any, pictures: Any) -> Any:
+        return jax.grad(lambda x: jnp.sum(loss.distance(loss.embed(x), goal)))(pictures)
+
     # Frozen weights: backward is each layer's input gradient, as much work again.
     work = 2 * bench.flops(forward, generator, loss, start)
     timing = bench.measure(steps, generator, loss, goal, start, place, runs=config.runs)
     seconds = timing.median / config.steps
+    pictures = jnp.zeros((batch, generator.resolution, generator.resolution, 3))
+    part = bench.measure(alone, loss, goal, pictures, runs=config.runs * 2).median
     return [
         str(generator.resolution),
         str(batch),
@@ -83,6 +92,8 @@ def measure(config: Config, generator: Any, features: Any, batch: int, best: flo
         f"{work / 1e9:.1f}",
         f"{work / seconds / 1e9:.0f}",
         f"{work / seconds / best:.0%}",
+        f"{part:.3f}",
+        f"{seconds / part:.2f}",
         f"{timing.compilation:.1f}",
         f"{timing.memory / 2**30:.2f}",
     ]
