@@ -62,12 +62,15 @@ class Reader:
         self._detector = detect.Detector()
 
     def __call__(self, picture: Photo) -> float:
-        """For a picture of one upright face."""
+        """For a square picture of one upright face."""
+        found = self.landmarks(picture)
+        return float("nan") if found is None else smile(found)
+
+    def landmarks(self, picture: Photo) -> Landmarks | None:
+        """In the picture's own pixels; None unless one face is found."""
         large = cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
         found = self._detector.glance(large)
-        if len(found) != 1:
-            return float("nan")
-        return smile(found[0])
+        return (found[0] + 0.5) * (len(picture) / SIDE) - 0.5 if len(found) == 1 else None
 
 
 def direction(

@@ -26,6 +26,7 @@ from fxjax.nn.liu_jin import LiuJin
 from fxjax.types import Features
 
 MODELS: dict[str, type[Fader]] = {"liu_jin": LiuJin, "fader": Fader}
+FOCUS = 20.0  # on where a known answer differs from the picture: what the expression changes
 STAY = 0.99  # most of batch norm's averages that stays with a step
 
 Metrics = dict[str, Float[Array, ""]]
@@ -215,7 +216,9 @@ def train_step(
         if settings.paired:
             known = (partners >= 0).astype(jnp.float32)
             answers = _pictures(data, jnp.maximum(partners, 0), mirrored)
-            errors = jnp.mean(jnp.square(changed - answers), axis=(1, 2, 3))
+            differ = jnp.mean(jnp.abs(answers - real), axis=-1, keepdims=True)
+            errors = (1 + FOCUS * differ) * jnp.square(changed - answers)
+            errors = jnp.mean(errors, axis=(1, 2, 3))
             parts["paired"] = jnp.sum(known * errors) / jnp.maximum(jnp.sum(known), 1)
             total += settings.paired * parts["paired"]
         if settings.sharpness:

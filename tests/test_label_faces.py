@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import fxjax
-from experiments import label_data, label_faces, picture_zip, smile_samples
+from experiments import label_data, label_faces, pasted_faces, picture_zip, smile_samples
 from experiments.label_faces import Config
 from experiments.smile_samples import Limits
-from fxjax import data
+from fxjax import data, images
 
 RANDOM = np.random.default_rng(0)
 HALF = label_data.Thresholds(35.0, 65.0)
@@ -164,3 +164,25 @@ def test_bad_input_is_said(folder, tmp_path):
     with pytest.raises(ValueError, match=r"must end in \.zip"):
         label_faces.main(config(folder, tmp_path / "a"))
     assert not list(tmp_path.iterdir())
+
+
+def test_pasted_mouths_bring_the_other_expression(root):
+    """Real parts: the shipped samples, some of which smile and some hardly."""
+    reader = smile_samples.Reader()
+    paths = sorted((root / "fxjax" / "zoo" / "faces" / "samples").glob("*.png"))
+    faces = [(path.name, path.stem, images.load_image(path)) for path in paths]
+    smiles = [reader(picture) for _, _, picture in faces]
+    limits = Limits(*np.nanquantile(smiles, [0.3, 0.7]).tolist())
+    found = pasted_faces.pairs(faces, reader, limits, donors=2)
+    assert len(found) >= 4
+    shown = {name: picture for _, name, picture in faces}
+    for own, mixed in zip(found[::2], found[1::2], strict=True):
+        assert own.person == mixed.person
+        assert {own.expression, mixed.expression} == {"neutral", "happiness"}
+        person = own.person.partition("with")[0]
+        np.testing.assert_array_equal(own.picture, shown[person])
+        assert limits.name(reader(own.picture)) == own.expression
+        assert limits.name(reader(mixed.picture)) == mixed.expression
+        same = (own.picture == mixed.picture).all(axis=-1)
+        assert 0.5 < same.mean() < 1, "the mouth alone"
+    assert not pasted_faces.pairs(faces[:1], reader, limits, donors=2)
