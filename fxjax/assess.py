@@ -176,14 +176,14 @@ def table(
         codes["joint optimisation"] = search.joint(
             case, weight=settings.weight, steps=settings.steps
         )
-    before = engine.draw(own[None])
+    before, end = engine.draw(own[None]), engine.draw(other[None])
     pictures = [
         ("result", result.image),
         ("copy of the first", person.photo),
         ("the second's face", whole_driver(person, driver)),
     ]
     pictures += [
-        (name, engine.apply(person, before, engine.draw(code[None]))[0])
+        (name, engine.apply(person, before, engine.draw(code[None]), (driver, end))[0])
         for name, code in codes.items()
     ]
     if compare:

@@ -17,6 +17,7 @@ from etils import epath
 from jaxtyping import Bool, Float, Int
 
 from fxjax import align, detect, images, invert, losses, mix, pivotal, score, search, zoo
+from fxjax.detail import Source
 from fxjax.faces import Faces
 from fxjax.nn.generator import Generator, synthesize
 from fxjax.nn.vgg16 import VGG16
@@ -223,14 +224,22 @@ class Engine(Faces):
             self.generator, *codes, self.judge, *weights, size=size, readout=readout
         )
 
-    def apply(self, person: Located, own: Images, new: Images) -> tuple[Pixels, Pixels]:
+    def apply(
+        self,
+        person: Located,
+        own: Images,
+        new: Images,
+        driver: tuple[Located, Images] | None = None,
+    ) -> tuple[Pixels, Pixels]:
         """The photo with its changed face, and that face as the generator draws it.
 
         `own` and `new` [1, size, size, 3] are the generator's pictures of the person before and
-        after.
+        after; the `driver`'s face and picture give detail to what changes.
         """
-        face = images.to_uint8(np.asarray(new[0]))
-        return self.put_back(person, face, np.asarray(own[0]), np.asarray(new[0])), face
+        before, after = np.asarray(own[0]), np.asarray(new[0])
+        source = None if driver is None else Source(driver[0], np.asarray(driver[1][0]))
+        face = images.to_uint8(after)
+        return self.put_back(person, face, before, after, source), face
 
     def pair(
         self,
@@ -261,7 +270,7 @@ class Engine(Faces):
         if tuned is None:
             tuned = self.tuned((person, driver), codes)
         pictures = self.draw(drawn, tuned)
-        photo, face = self.apply(person, pictures[:1], pictures[2:])
+        photo, face = self.apply(person, pictures[:1], pictures[2:], (driver, pictures[1:2]))
         seconds["put back"] = time.monotonic() - began
         return Transfer(
             photo,

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from jaxtyping import Array, Float
 
-from fxjax import align, detect, images
+from fxjax import align, detail, detect, images
 from fxjax.transfer_types import Located, Picture, Pixels
 
 SIDE = 256  # pixels at which a changed face is looked at for its new landmarks
@@ -56,12 +55,14 @@ class Faces:
         self,
         person: Located,
         drawn: Pixels,
-        before: Float[np.ndarray, "size size 3"] | Float[Array, "size size 3"],
-        new: Float[np.ndarray, "size size 3"] | Float[Array, "size size 3"],
+        before: detail.Drawn,
+        new: detail.Drawn,
+        driver: detail.Source | None = None,
     ) -> Pixels:
         """The photo with the difference from `before` to `new`, both in [-1, 1], in its face.
 
-        `drawn` is the picture in which the new landmarks are looked for.
+        `drawn` is the picture in which the new landmarks are looked for. Detail that is too fine
+        for these pictures comes from the photos (`fxjax.detail`).
         """
         marks = [person.landmarks]
         try:
@@ -71,11 +72,12 @@ class Faces:
             marks.append(align.transform(back, found))
         except ValueError:
             pass  # no face is found in it: the person's own landmarks will do
+        before, new = detail.added(detail.Source(person, before), new, driver)
         return align.blend(
             person.photo,
             new,
             before,
-            person.crop.photo_from_crop,
+            person.crop.photo_from_crop @ align.whole_square(self.resolution, len(new)),
             np.stack(marks),
             parts=self.parts,
             poisson=self.poisson,

@@ -49,7 +49,7 @@ class Settings:
     pull: float = 0.0
     rows: mix.Groups | None = None
     keep_pose: bool = False
-    weight: float = 0.3
+    weight: float = 0.2
     strength: float = 1.0
     mask: tuple[bool, ...] | None = None
     score_size: int = 64

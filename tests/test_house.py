@@ -28,6 +28,7 @@ LEVELS = [
     "fxjax.pivotal fxjax.train_features fxjax.train_labels",
     "fxjax.score fxjax.search",
     "fxjax.report fxjax.transfer_types",
+    "fxjax.detail",
     "fxjax.faces",
     "fxjax.engine fxjax.label_engine",
     "fxjax.assess",
