@@ -7,7 +7,9 @@ Writes comparison.csv and comparison.md (each measure, the difference, the paper
 curves.csv (seconds and reconstruction loss of every step), a sample sheet of each model, and all of
 it as report.html. Times are of training steps alone, the first of each left out; memory is what the
 compiled step needs. --truth and --truth_table (what experiments.render_faces writes) add how near
-the changed faces come to how they truly look.
+the changed faces come to how they truly look. --generator adds system A (codes mixed by the best of
+all masks) on the same held-back faces, each driven by another; faces that dlib does not find are
+then left out for all three.
 """
 
 import dataclasses
@@ -16,6 +18,7 @@ from typing import Annotated
 import numpy as np
 
 from experiments import label_comparison, label_table, label_training, label_truth
+from experiments import label_transfers as system_a
 from experiments.label_training import Run
 from experiments.launch import launch
 from fxjax import files, images, load, metrics
@@ -31,6 +34,7 @@ class Config:
     out: Annotated[str, "folder for the tables"] = "runs/compare_labels"
     truth: Annotated[str | None, "rendered faces: a zip of the same people's expressions"] = None
     truth_table: Annotated[str | None, "its CSV: file,expression,person"] = None
+    generator: Annotated[str | None, "adds system A: a model folder or shipped (faces)"] = None
     features: Annotated[str, "VGG16 of the perceptual distance: a folder or shipped"] = "faces"
     images: Annotated[int, "pictures that each model is trained on"] = 20000
     judge_images: Annotated[int, "pictures for the classifiers that judge"] = 10000
@@ -61,15 +65,18 @@ def main(config: Config) -> None:
         raise ValueError(
             f"{config.data} has too few people: each expression needs one that is held back"
         )
-    if (config.truth is None) != (config.truth_table is None):
-        raise ValueError("--truth and --truth_table go together; give both or neither")
-    truth = None
-    if config.truth is not None and config.truth_table is not None:
-        named = dataclasses.replace(settings, expressions=",".join(faces.expressions))
-        truth = label_truth.read(config.truth, config.truth_table, named)
+    named = dataclasses.replace(settings, expressions=",".join(faces.expressions))
+    truth = label_truth.given(config.truth, config.truth_table, named)
     lpips = metrics.lpips_style(load(config.features, part="features"))
     order = np.random.default_rng(0).permutation(len(held_back.classes))[: config.faces]
-    few = held_back._replace(pictures=held_back.pictures[order], classes=held_back.classes[order])
+    engine, located = None, []
+    if config.generator is not None:
+        engine = system_a.engine_of(config.generator, config.size, config.channels)
+        places = system_a.located(held_back.pictures[order])
+        located = [place for place in places if place is not None]
+        order = order[[place is not None for place in places]]
+        print(f"{len(located)} of {len(places)} held-back faces are found")
+    few = held_back.take(order)
     runs = label_comparison.train_both(settings, faces, config.images)
     steps = max(1, config.judge_images // config.batch)
     judge = label_comparison.judge_of(faces, settings, steps=steps)
@@ -78,14 +85,20 @@ def main(config: Config) -> None:
     found: dict[str, dict[str, float]] = {}
     sheets = {}
     for name, run in runs.items():
+        every = label_training.changed(run.settings, run.state, few.pictures)
         found[name] = label_table.measures(run, goal) | label_comparison.quality(
-            run, few, judge, lpips, dlib
+            every, few, judge, lpips, dlib
         )
         if truth is not None:
             found[name] |= label_truth.measured(run, truth)
         found[name]["latent leakage"] = label_comparison.leakage(run, faces, held_back, steps=steps)
-        sheets[name] = label_training.sheet(run.settings, run.state, few)
-        images.save_image(f"{config.out}/{name}.png", sheets[name])
+        sheets[name] = label_training.sheet(few, every)
+    if engine is not None:
+        every = system_a.changed(engine, located, few)
+        found[label_table.MASKS] = label_comparison.quality(every, few, judge, lpips, dlib)
+        sheets[label_table.MASKS] = label_training.sheet(few, every)
+    for name, sheet in sheets.items():
+        images.save_image(f"{config.out}/{name.replace(' ', '_')}.png", sheet)
     setting = (
         f"{config.images} pictures each at {config.size} px in batches of {config.batch}, "
         f"{len(faces.expressions)} expressions (chance: {1 / len(faces.expressions):.3f})"

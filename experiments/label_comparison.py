@@ -185,18 +185,18 @@ def leakage(run: Trained, faces: Labelled, held_back: Labelled, *, steps: int) -
 
 
 def quality(
-    run: Trained,
+    every: Float[np.ndarray, "count expressions size size channels"],
     held_back: Labelled,
     judge: Classifier,
     lpips: losses.Normalized,
     identity: assess.Judges | None,
 ) -> dict[str, float]:
-    """Measures of held-back faces rebuilt, and changed to every other expression.
+    """Measures of held-back faces rebuilt, and changed to every other expression, in [-1, 1].
 
     `lpips` compares them in features; `identity` is dlib's distance between a face and its changed
     self (below 0.6 is one person), over those in which a face is found; its share is `faces found`.
     """
-    every = images.to_uint8(label_training.changed(run.settings, run.state, held_back.pictures))
+    every = images.to_uint8(every)
     count, kinds = every.shape[:2]
     own = every[np.arange(count), held_back.classes]
     pairs = [(_colour(a), _colour(b)) for a, b in zip(own, held_back.pictures, strict=True)]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from etils import epath
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from fxjax import data, files
 
@@ -24,6 +24,11 @@ class Labelled(NamedTuple):
     classes: Int[np.ndarray, " count"]
     expressions: tuple[str, ...]
     pairs: Int[np.ndarray, " count"]
+
+    def take(self, order: Int[np.ndarray, " some"] | Bool[np.ndarray, " count"]) -> "Labelled":
+        """Those of these numbers, or where it is true."""
+        arrays = self.pictures[order], self.classes[order], self.pairs[order]
+        return Labelled(arrays[0], arrays[1], self.expressions, arrays[2])
 
     def partners(self) -> Int[np.ndarray, "count expressions"]:
         """For each picture that of its pair with each other expression, or -1."""
@@ -103,13 +108,11 @@ def read(
     held = np.asarray([apart[name] for name in names])
     pairs = _pairs(table, names)
 
-    def part(kept: np.ndarray) -> Labelled:
-        return Labelled(pictures[kept][..., :channels], classes[kept], chosen, pairs[kept])
-
-    trained = part((classes >= 0) & ~held)
+    every = Labelled(pictures[..., :channels], classes, chosen, pairs)
+    trained = every.take((classes >= 0) & ~held)
     if empty := [name for name, k in number.items() if not np.any(trained.classes == k)]:
         raise ValueError(f"{path} has no pictures of {', '.join(empty)} to train on")
-    return trained, part((classes >= 0) & held)
+    return trained, every.take((classes >= 0) & held)
 
 
 def read_labels(

@@ -20,6 +20,7 @@ from fxjax.types import Photo
 # The paper's claims against Fader Networks.
 CLAIMS = {"parameters": "-43.7 %", "time": "-36 %", "quality": "better"}
 HEAD = ("measure", "Liu & Jin", "Fader", "difference", "the paper's claim")
+MASKS = "system A"  # the column of codes that are mixed by masks, if it was measured
 
 Measures = Mapping[str, Mapping[str, float]]
 
@@ -57,31 +58,35 @@ def claim_of(measure: str) -> str:
 
 
 def as_rows(found: Measures) -> list[list[str]]:
-    """A row for each measure: its name, both values, their difference, the claim."""
-    rows = []
+    """The head, and a row for each measure: its name, both values, their difference, the claim.
+
+    If system A was measured, its values are a further column.
+    """
+    more = [MASKS] if MASKS in found else []
+    rows = [[*HEAD, *more]]
     for measure, one in found["liu_jin"].items():
         other = found["fader"][measure]
         change = f"{100 * (one / other - 1):+.1f} %" if other else ""
         shown = [f"{value:.0f}" if value >= 1e5 else f"{value:.4g}" for value in (one, other)]
         rows.append([measure, *shown, change, claim_of(measure)])
+        for name in more:
+            value = found[name].get(measure)
+            rows[-1].append("" if value is None else f"{value:.4g}")
     return rows
 
 
 def as_csv(found: Measures) -> str:
     """The table for programs."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([HEAD, *as_rows(found)])
+    csv.writer(text, lineterminator="\n").writerows(as_rows(found))
     return text.getvalue()
 
 
 def as_markdown(found: Measures, setting: str) -> str:
     """The table for people, under a line on how and where it was measured."""
-    lines = [
-        f"Trained on {setting}, on {_machine()}.\n",
-        f"| {' | '.join(HEAD)} |",
-        "| --- | ---: | ---: | ---: | --- |",
-        *(f"| {' | '.join(row)} |" for row in as_rows(found)),
-    ]
+    head, *rows = (f"| {' | '.join(row)} |" for row in as_rows(found))
+    rule = "| --- | ---: | ---: | ---: | --- |" + (" ---: |" if MASKS in found else "")
+    lines = [f"Trained on {setting}, on {_machine()}.\n", head, rule, *rows]
     return "\n".join(lines) + "\n"
 
 
@@ -107,14 +112,14 @@ def as_page(
         f'<text x="0" y="20">{ends[0]}</text><text x="0" y="193">{ends[1]}</text>'
         f'<text x="520" y="212" text-anchor="end">{seconds:.0f} s</text></svg>'
     )
+    names, *rows = as_rows(found)
     cells = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
-        for row in as_rows(found)
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
-    head = "".join(f"<th>{escape(name)}</th>" for name in HEAD)
+    head = "".join(f"<th>{escape(name)}</th>" for name in names)
     pictures = "".join(
         f"<h2>{escape(name)}</h2><p>Held-back faces: as they are, then as "
-        f"{escape(', '.join(runs[name].settings.names()))}.</p>"
+        f"{escape(', '.join(runs['fader'].settings.names()))}.</p>"
         f"{image_tag(Picture(sheet, len(sheet)), len(sheet))}"
         for name, sheet in sheets.items()
     )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
+from jaxtyping import Float, Int
 
 from experiments import label_data, runloop
 from experiments.label_data import Labelled
@@ -67,7 +68,8 @@ def run(options: Run, settings: Settings) -> TrainState:
     def draw(state: TrainState) -> dict[str, float]:
         if jax.process_index() == 0:
             path = f"{options.out}/samples/{int(state.images):08d}.png"
-            images.save_image(path, sheet(settings, state, judged))
+            shown = judged.take(some(judged))
+            images.save_image(path, sheet(shown, changed(settings, state, shown.pictures)))
         return measured(settings, state, judged)
 
     def write(state: TrainState) -> None:
@@ -148,15 +150,20 @@ def measured(settings: Settings, state: TrainState, faces: Labelled) -> dict[str
     return found
 
 
-def sheet(settings: Settings, state: TrainState, faces: Labelled) -> np.ndarray:
-    """A row for each of a few faces of all expressions: itself, then each expression."""
-    order = np.argsort(faces.classes, kind="stable")
-    order = order[np.linspace(0, len(order) - 1, min(FACES, len(order))).astype(int)]
-    pictures = faces.pictures[order]
-    every = images.to_uint8(changed(settings, state, pictures))
-    rows = np.concatenate([pictures[:, None], every], axis=1)
+def sheet(
+    faces: Labelled, every: Float[np.ndarray, "count expressions size size channels"]
+) -> np.ndarray:
+    """A few faces of all expressions, a row for each: itself, then each expression, in [-1, 1]."""
+    order = some(faces)
+    rows = np.concatenate([faces.pictures[order][:, None], images.to_uint8(every[order])], axis=1)
     flat = np.repeat(rows, 3 // rows.shape[-1], axis=-1).reshape(-1, *rows.shape[2:4], 3)
     return images.contact_sheet(flat, columns=rows.shape[1], gap=2)
+
+
+def some(faces: Labelled) -> Int[np.ndarray, " few"]:
+    """Numbers of a few faces of all expressions."""
+    order = np.argsort(faces.classes, kind="stable")
+    return order[np.linspace(0, len(order) - 1, min(FACES, len(order))).astype(int)]
 
 
 @jax.jit

@@ -22,6 +22,15 @@ class Truth(NamedTuple):
     after: Photos
 
 
+def given(
+    path: epath.PathLike | None, table: epath.PathLike | None, settings: Settings
+) -> Truth | None:
+    """What `read` finds, if both are given. ValueError for one of them alone."""
+    if (path is None) != (table is None):
+        raise ValueError("--truth and --truth_table go together; give both or neither")
+    return None if path is None or table is None else read(path, table, settings)
+
+
 def read(
     path: epath.PathLike, table: epath.PathLike, settings: Settings, *, most: int = 200
 ) -> Truth:

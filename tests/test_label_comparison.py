@@ -1,6 +1,7 @@
 """The comparison of the label-driven models: its measures, and the whole command, tiny."""
 
 import csv
+import dataclasses
 import math
 
 import jax.numpy as jnp
@@ -13,12 +14,13 @@ from experiments import (
     label_comparison,
     label_data,
     label_table,
+    label_transfers,
     label_truth,
 )
 from experiments.label_comparison import Trained
 from experiments.label_data import Labelled
-from fxjax import train_labels
-from fxjax.images import save_image
+from fxjax import mix, train_labels
+from fxjax.images import load_image, save_image
 from fxjax.nn.fader import Classifier, Fader
 from fxjax.nn.liu_jin import LiuJin
 
@@ -139,3 +141,36 @@ def test_claims_stand_beside_their_measures():
     assert label_table.claim_of("seconds to a reconstruction loss of 0.1") == "-36 %"
     assert label_table.claim_of("PSNR") == "better"
     assert label_table.claim_of("latent leakage") == ""
+
+
+def test_system_a_takes_the_drivers_expression_on_the_same_faces(root, tmp_path):
+    """With the shipped generator and its samples, of which some smile."""
+    names = sorted((root / "fxjax" / "zoo" / "faces" / "samples").glob("*.png"))[:3]
+    samples = np.stack([load_image(name) for name in names])
+    noise = RANDOM.integers(0, 255, samples[:1].shape, np.uint8)
+    places = label_transfers.located(np.concatenate([samples, noise]))
+    assert [place is None for place in places] == [False] * 3 + [True]
+    found = [place for place in places if place is not None]
+    held = Labelled(samples, np.array([0, 1, 1]), ("first", "second"), np.full(3, -1))
+    engine = label_transfers.engine_of("faces", 64, 3)
+    engine.settings = dataclasses.replace(engine.settings, steps=20, rows=((3,),))
+    engine.groups = ((3,),)
+    every = label_transfers.changed(engine, found, held)
+    assert every.shape == (3, 2, 64, 64, 3)
+    codes = engine.encode(found).code
+    plain = np.asarray(engine.draw(codes))
+    for k, kind in enumerate(held.classes):
+        np.testing.assert_allclose(every[k, kind], plain[k], atol=1e-4)
+        driver = (1, 0, 0)[k]  # the next one of the other expression
+        mixed = mix.mix(codes[k], codes[driver], jnp.arange(len(codes[0])) == 3)
+        both = np.asarray(engine.draw(jnp.stack([codes[k], mixed])))
+        nearest = min(np.abs(every[k, 1 - kind] - picture).max() for picture in both)
+        assert nearest < 1e-4
+    with pytest.raises(ValueError, match="no held-back face shows second, to drive"):
+        label_transfers.changed(engine, found[:1], held.take(np.array([0])))
+    with pytest.raises(ValueError, match="draws 64 px in colour; --size=32"):
+        label_transfers.engine_of("faces", 32, 3)
+    rows = label_table.as_rows({"liu_jin": {"PSNR": 2.0}, "fader": {"PSNR": 1.0}})
+    assert rows == [list(label_table.HEAD), ["PSNR", "2", "1", "+100.0 %", "better"]]
+    third = {"liu_jin": {"GMAC": 2.0}, "fader": {"GMAC": 4.0}, label_table.MASKS: {"PSNR": 3.0}}
+    assert label_table.as_rows(third)[1] == ["GMAC", "2", "4", "-50.0 %", "", ""]
