@@ -28,13 +28,13 @@ class Source(NamedTuple):
 
 
 def added(
-    person: Source, new: Drawn, driver: Source | None = None
+    person: Source, new: Drawn, driver: Source
 ) -> tuple[Float[np.ndarray, "_ _ 3"], Float[np.ndarray, "_ _ 3"]]:
     """The pictures of a person before and after a change, enlarged, with the photos' detail.
 
     Detail is what the photo has beside the drawn picture, finer than a pixel of the latter. Where
-    nothing changes both get the person's; the `new` one gets the driver's where it changes, if
-    there is a driver. Both are of at least 256 pixels, about [-1, 1].
+    nothing changes both get the person's; the `new` one gets the driver's where it changes. They
+    are of at least 256 pixels, about [-1, 1].
     """
     side = max(SIDE, len(new))
     before, after = _enlarged(person.drawn, side), _enlarged(new, side)
@@ -42,9 +42,7 @@ def added(
     part = np.clip((change - STAYS) / (CHANGES - STAYS), 0, 1)
     moved = (part * part * (3 - 2 * part))[..., None]
     own = (1 - moved) * _detail(person, side)
-    if driver is not None:
-        after = after + moved * _detail(driver, side)
-    return before + own, after + own
+    return before + own, after + own + moved * _detail(driver, side)
 
 
 def _detail(source: Source, side: int) -> Float[np.ndarray, "side side 3"]:

@@ -61,8 +61,8 @@ class Faces:
     ) -> Pixels:
         """The photo with the difference from `before` to `new`, both in [-1, 1], in its face.
 
-        `drawn` is the picture in which the new landmarks are looked for. Detail that is too fine
-        for these pictures comes from the photos (`fxjax.detail`).
+        `drawn` is the picture in which the new landmarks are looked for. With a `driver`, detail
+        that is too fine for these pictures comes from both photos (`fxjax.detail`).
         """
         marks = [person.landmarks]
         try:
@@ -72,7 +72,8 @@ class Faces:
             marks.append(align.transform(back, found))
         except ValueError:
             pass  # no face is found in it: the person's own landmarks will do
-        before, new = detail.added(detail.Source(person, before), new, driver)
+        if driver is not None:
+            before, new = detail.added(detail.Source(person, before), new, driver)
         return align.blend(
             person.photo,
             new,

@@ -47,7 +47,7 @@ def test_what_changes_gets_the_drivers_detail(sharp, flat):
     new = flat.drawn.copy()
     new[32:] += 0.9 * np.where(new[32:] > 0, -1, 1)  # the lower half changes
     before, after = detail.added(flat, new, sharp)
-    alone = detail.added(flat, new)[1]
+    alone = detail.added(flat, new, flat)[1]
     upper, lower = slice(0, SIDE // 2 - 16), slice(SIDE // 2 + 16, None)
     np.testing.assert_array_equal(after[upper], before[upper])
     np.testing.assert_array_equal(after[upper], alone[upper])
@@ -68,9 +68,8 @@ def test_what_changes_loses_the_own_detail(sharp, flat):
 
 def test_a_fine_generator_keeps_its_size(sharp):
     large = align.align(sharp.face.photo, sharp.face.landmarks, 512)
-    before, after = detail.added(
-        Source(Located(sharp.face.photo, sharp.face.landmarks, large), large.image), large.image
-    )
+    fine = Source(Located(sharp.face.photo, sharp.face.landmarks, large), large.image)
+    before, after = detail.added(fine, large.image, sharp)
     assert before.shape == (512, 512, 3)
     np.testing.assert_allclose(before, large.image, atol=1e-5)
     np.testing.assert_array_equal(before, after)

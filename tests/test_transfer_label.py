@@ -17,7 +17,7 @@ from PIL import Image
 
 from experiments import transfer_label
 from experiments.label_training import export
-from fxjax import align, detail, train_labels
+from fxjax import align, train_labels
 from fxjax.images import load_image, save_image
 from fxjax.label_engine import LabelEngine
 
@@ -81,9 +81,8 @@ def test_strength_goes_from_the_own_label_to_the_other(engine, person):
 def test_result_is_the_blend_of_the_drawn_difference(engine, person):
     own, label = engine.own_label(person), engine.label("anger")
     before, new = engine.draw(person, [own, label])
-    place = person.crop.photo_from_crop @ align.whole_square(engine.resolution, detail.SIDE)
-    both = detail.added(detail.Source(person, before), new)
-    wanted = align.blend(ASTRONAUT, *both[::-1], place, person.landmarks, parts=("mouth",))
+    place = person.crop.photo_from_crop
+    wanted = align.blend(ASTRONAUT, new, before, place, person.landmarks, parts=("mouth",))
     np.testing.assert_array_equal(engine.change(person, ["anger"])[0], wanted)  # no face is found
     auto = engine.model
     direct = auto(jnp.asarray(person.crop.image[None]), jnp.asarray(label[None]))
