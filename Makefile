@@ -29,7 +29,7 @@ demo: .venv/stamp
 	@echo "Open $(DEMO)/transfer/report.html"
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=20 -m "not slow"
 
 lint: .venv/stamp
 	$(BIN)/ruff check
@@ -37,10 +37,10 @@ lint: .venv/stamp
 	$(BIN)/basedpyright
 
 test-oldest: .venv-oldest/stamp
-	.venv-oldest/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
+	.venv-oldest/bin/python -m pytest -n 2 --dist loadfile --durations=20 -m "not slow"
 
 test-newest: .venv-newest/stamp
-	.venv-newest/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
+	.venv-newest/bin/python -m pytest -n 2 --dist loadfile --durations=20 -m "not slow"
 
 .venv/stamp: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fxjax needs Python 3.11 or newer; use make PYTHON=...")'

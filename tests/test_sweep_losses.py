@@ -466,11 +466,11 @@ def test_the_page_opens_in_a_browser(whole, tmp_path, width):
     subprocess.run(
         [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
          f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={shot}",
-         f"--window-size={width},1400", (whole / "report.html").as_uri()],
+         f"--window-size={width},2000", (whole / "report.html").as_uri()],
         check=True, timeout=60, capture_output=True,
     )  # fmt: skip
     picture = load_image(shot)
-    assert picture.shape == (1400, width, 3)
+    assert picture.shape == (2000, width, 3)
     margin = picture[:, -8:]
     assert (margin == margin[0, 0]).all()  # nothing runs out of the window
     colours = np.ptp(picture.astype(int), axis=2)
