@@ -15,6 +15,7 @@ NEWEST := 'jax==0.12.*'
 
 BIN := .venv/bin
 DEMO := runs/demo
+TESTS := -m pytest -n 2 --dist loadfile --durations=20 -m "not slow"
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test test-oldest test-newest lint clean
@@ -29,7 +30,7 @@ demo: .venv/stamp
 	@echo "Open $(DEMO)/transfer/report.html"
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=20 -m "not slow"
+	$(BIN)/python $(TESTS)
 
 lint: .venv/stamp
 	$(BIN)/ruff check
@@ -37,10 +38,10 @@ lint: .venv/stamp
 	$(BIN)/basedpyright
 
 test-oldest: .venv-oldest/stamp
-	.venv-oldest/bin/python -m pytest -n 2 --dist loadfile --durations=20 -m "not slow"
+	.venv-oldest/bin/python $(TESTS)
 
 test-newest: .venv-newest/stamp
-	.venv-newest/bin/python -m pytest -n 2 --dist loadfile --durations=20 -m "not slow"
+	.venv-newest/bin/python $(TESTS)
 
 .venv/stamp: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fxjax needs Python 3.11 or newer; use make PYTHON=...")'

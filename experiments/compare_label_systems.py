@@ -77,6 +77,7 @@ def main(config: Config) -> None:
         order = order[[place is not None for place in places]]
         print(f"{len(located)} of {len(places)} held-back faces are found")
     few = held_back.take(order)
+    shown = label_training.some(few)
     runs = label_comparison.train_both(settings, faces, config.images)
     steps = max(1, config.judge_images // config.batch)
     judge = label_comparison.judge_of(faces, settings, steps=steps)
@@ -92,11 +93,11 @@ def main(config: Config) -> None:
         if truth is not None:
             found[name] |= label_truth.measured(run, truth)
         found[name]["latent leakage"] = label_comparison.leakage(run, faces, held_back, steps=steps)
-        sheets[name] = label_training.sheet(few, every)
+        sheets[name] = label_training.sheet(few.take(shown), every[shown])
     if engine is not None:
         every = system_a.changed(engine, located, few)
         found[label_table.MASKS] = label_comparison.quality(every, few, judge, lpips, dlib)
-        sheets[label_table.MASKS] = label_training.sheet(few, every)
+        sheets[label_table.MASKS] = label_training.sheet(few.take(shown), every[shown])
     for name, sheet in sheets.items():
         images.save_image(f"{config.out}/{name.replace(' ', '_')}.png", sheet)
     setting = (
@@ -104,7 +105,7 @@ def main(config: Config) -> None:
         f"{len(faces.expressions)} expressions (chance: {1 / len(faces.expressions):.3f})"
     )
     out = files.absolute(config.out)
-    files.write(out / "comparison.csv", label_table.as_csv(found).encode())
+    files.write_lines(out / "comparison.csv", label_table.as_rows(found))
     files.write(out / "curves.csv", label_table.curves(runs).encode())
     text = label_table.as_markdown(found, setting)
     files.write(out / "comparison.md", text.encode())

@@ -1,7 +1,6 @@
 """What the reader of expressions says of pictures it was not trained on, against other judges."""
 
 import collections
-import csv
 import zipfile
 
 import cv2
@@ -54,8 +53,8 @@ def labelled(
 ) -> np.ndarray:
     """Coefficients of the first pictures with a label in expressions/, one per person."""
     base, detector, found = files.absolute(folder) / "expressions", detect.Detector(), []
-    with (base / "train.csv").open() as file:
-        people = {row["person"]: row for row in csv.DictReader(file) if row["expression"] == label}
+    rows = data.read_rows(base / "train.csv")
+    people = {row["person"]: row for row in rows if row["expression"] == label}
     with (base / "train_128_gray.zip").open("rb") as file, zipfile.ZipFile(file) as archive:
         inside = {name.rsplit("/", 1)[-1]: name for name in archive.namelist()}
         for row in sorted(people.values(), key=lambda row: row["file"])[:count]:

@@ -3,9 +3,7 @@
 Samples keep the generator's own noise. Judges see pictures enlarged to 256 px (bicubic).
 """
 
-import csv
 import functools
-import io
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -234,9 +232,7 @@ def write(out: epath.PathLike, found: Mapping[str, Any]) -> None:
     folder = files.absolute(out)
     files.write(folder / "measures.json", (json.dumps(found, indent=2) + "\n").encode())
     rows = [row for name in found if name != "settings" for row in flat(name, found[name])]
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([("measure", "value"), *rows])
-    files.write(folder / "measures.csv", text.getvalue().encode())
+    files.write_lines(folder / "measures.csv", [("measure", "value"), *rows])
     for name, value in rows:
         shown = f"{value:.4g}" if isinstance(value, float | int) else value or "-"
         print(f"{name:56s} {shown}")

@@ -1,7 +1,5 @@
 """The comparison of both label-driven models as tables."""
 
-import csv
-import io
 import math
 import platform
 from collections.abc import Mapping
@@ -73,13 +71,6 @@ def as_rows(found: Measures) -> list[list[str]]:
             value = found[name].get(measure)
             rows[-1].append("" if value is None else f"{value:.4g}")
     return rows
-
-
-def as_csv(found: Measures) -> str:
-    """The table for programs."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(as_rows(found))
-    return text.getvalue()
 
 
 def as_markdown(found: Measures, setting: str) -> str:

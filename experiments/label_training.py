@@ -153,9 +153,8 @@ def measured(settings: Settings, state: TrainState, faces: Labelled) -> dict[str
 def sheet(
     faces: Labelled, every: Float[np.ndarray, "count expressions size size channels"]
 ) -> np.ndarray:
-    """A few faces of all expressions, a row for each: itself, then each expression, in [-1, 1]."""
-    order = some(faces)
-    rows = np.concatenate([faces.pictures[order][:, None], images.to_uint8(every[order])], axis=1)
+    """A row for each face: itself, then what `every` has of it with each expression, in [-1, 1]."""
+    rows = np.concatenate([faces.pictures[:, None], images.to_uint8(every)], axis=1)
     flat = np.repeat(rows, 3 // rows.shape[-1], axis=-1).reshape(-1, *rows.shape[2:4], 3)
     return images.contact_sheet(flat, columns=rows.shape[1], gap=2)
 

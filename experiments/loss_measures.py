@@ -1,8 +1,6 @@
 """How well each loss of a sweep draws the faces: measures per face, their means, and who wins."""
 
-import csv
 import functools
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -222,7 +220,7 @@ def verdict(results: Sequence[Result], layers: Sequence[str], measure: Measure) 
 
 def write_tables(out: epath.Path, layers: Sequence[str], results: Sequence[Result]) -> None:
     """Writes results.csv and layers.csv."""
-    _write(out / "results.csv", [Result._fields, *results])
+    runfolder.write_cells(out / "results.csv", [Result._fields, *results])
     head = ["layer", "faces", "no_face"]
     for measure in MEASURES:
         head += [measure.field, f"{measure.field}_margin"]
@@ -234,13 +232,4 @@ def write_tables(out: epath.Path, layers: Sequence[str], results: Sequence[Resul
             found = mean(list(by_face(results, layer, measure.field).values()))
             cells += [None, None] if found is None else [found.value, found.margin]
         lines.append(cells)
-    _write(out / "layers.csv", lines)
-
-
-def _write(path: epath.Path, lines: Sequence[Sequence[Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    for line in lines:
-        cells = [f"{cell:.6g}" if isinstance(cell, float) else cell for cell in line]
-        writer.writerow(["" if cell is None else cell for cell in cells])
-    files.write(path, text.getvalue().encode())
+    runfolder.write_cells(out / "layers.csv", lines)

@@ -8,9 +8,7 @@ A couple's heads look the same way, so that it differs in expression and not in 
 """
 
 import collections
-import csv
 import dataclasses
-import io
 from typing import Annotated, NamedTuple
 
 import numpy as np
@@ -105,9 +103,7 @@ def _trusted(path: epath.PathLike) -> dict[str, np.ndarray]:
 def main(config: Config) -> None:
     """Writes the list."""
     found = pairs(config)
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([("appearance", "expression"), *found])
-    files.write(config.dst, text.getvalue().encode())
+    files.write_lines(config.dst, [("appearance", "expression"), *found])
     print(f"wrote {len(found)} pairs to {config.dst}")
 
 

@@ -1,11 +1,10 @@
 """The folder of an inversion run: what it was begun with, what is done, its table and report."""
 
-import csv
 import io
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -154,13 +153,13 @@ def all_rows(out: epath.Path, entries: Sequence[Entry], *, patient: bool) -> lis
 
 def write_table(out: epath.Path, rows: Sequence[Row]) -> None:
     """Writes results.csv."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(Row._fields)
-    for row in rows:
-        cells = [f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row]
-        writer.writerow(["" if cell is None else cell for cell in cells])
-    files.write(out / "results.csv", text.getvalue().encode())
+    write_cells(out / "results.csv", [Row._fields, *rows])
+
+
+def write_cells(path: epath.Path, lines: Iterable[Sequence[Any]]) -> None:
+    """Writes a CSV whose numbers have six digits."""
+    rounded = lambda cell: f"{cell:.6g}" if isinstance(cell, float) else cell
+    files.write_lines(path, [[rounded(cell) for cell in line] for line in lines])
 
 
 def write_report(out: epath.Path, rows: Sequence[Row], facts: Mapping[str, str]) -> None:

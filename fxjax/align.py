@@ -223,7 +223,7 @@ def region_masks(landmarks: Landmarks, size: int, *, feather: float = 0.05) -> M
             hull = cv2.convexHull(np.rint(shape).astype(np.int32))
             cv2.fillPoly(canvas, [hull], (0,))
         away = cv2.distanceTransform(canvas, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) / unit
-        mask = _smooth(1 - (away - 0.02) / max(feather, 1e-6)).astype(np.float32)
+        mask = smooth(1 - (away - 0.02) / max(feather, 1e-6)).astype(np.float32)
         return mask if zoom == 1 else cv2.resize(mask, (size, size), interpolation=cv2.INTER_AREA)
 
     return Masks(
@@ -290,8 +290,8 @@ def blend(
     if keep_tone:
         new = new - _spread(new - old, skin_hull * (1.001 - union(masks)))
     change = _local_change(new - old)
-    region = np.maximum(features, _smooth((change - 0.15) / 0.3))
-    moved = _smooth((change - 0.03) / 0.09)
+    region = np.maximum(features, smooth((change - 0.15) / 0.3))
+    moved = smooth((change - 0.03) / 0.09)
     generated = hull if reconstruction is None else hull * region * moved
 
     skin = skin_hull * (1.001 - region) * (_outside(photo_from_crop, size, *photo.shape[1::-1]) < 0)
@@ -320,7 +320,7 @@ def blend(
     return result
 
 
-def _smooth(x: Float[np.ndarray, "_ _"]) -> Float[np.ndarray, "_ _"]:
+def smooth(x: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """0 below 0, 1 above 1, and a curve without corners between."""
     x = np.clip(x, 0, 1)
     return x * x * (3 - 2 * x)
@@ -333,7 +333,7 @@ def _bytes(levels: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
 def _frame(size: int, feather: float) -> Float[np.ndarray, "size size"]:
     """1 inside the crop, falling to 0 at its border."""
     edge = (0.5 + np.minimum(np.arange(size), np.arange(size)[::-1])) / size
-    ramp = _smooth(edge[None] / max(feather, 1e-6))
+    ramp = smooth(edge[None] / max(feather, 1e-6))
     return (ramp * ramp.T).astype(np.float32)
 
 

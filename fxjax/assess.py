@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fxjax import align, detect, expression, images, metrics, mix, paste, search
+from fxjax.detail import Source
 from fxjax.engine import Engine
 from fxjax.transfer_types import PRESETS, Located, Pixels, Transfer
 from fxjax.types import Code, Photo, Photos
@@ -176,14 +177,15 @@ def table(
         codes["joint optimisation"] = search.joint(
             case, weight=settings.weight, steps=settings.steps
         )
-    before, end = engine.draw(own[None]), engine.draw(other[None])
+    before = engine.draw(own[None])
+    end = Source(driver, np.asarray(engine.draw(other[None])[0]))
     pictures = [
         ("result", result.image),
         ("copy of the first", person.photo),
         ("the second's face", whole_driver(person, driver)),
     ]
     pictures += [
-        (name, engine.apply(person, before, engine.draw(code[None]), (driver, end))[0])
+        (name, engine.apply(person, before, engine.draw(code[None]), end)[0])
         for name, code in codes.items()
     ]
     if compare:

@@ -39,8 +39,7 @@ def added(
     side = max(SIDE, len(new))
     before, after = _enlarged(person.drawn, side), _enlarged(new, side)
     change = cv2.GaussianBlur(np.abs(after - before).max(axis=2), (0, 0), NEARBY * side)
-    part = np.clip((change - STAYS) / (CHANGES - STAYS), 0, 1)
-    moved = (part * part * (3 - 2 * part))[..., None]
+    moved = align.smooth((change - STAYS) / (CHANGES - STAYS))[..., None]
     own = (1 - moved) * _detail(person, side)
     return before + own, after + own + moved * _detail(driver, side)
 

@@ -229,17 +229,16 @@ class Engine(Faces):
         person: Located,
         own: Images,
         new: Images,
-        driver: tuple[Located, Images] | None = None,
+        driver: Source | None = None,
     ) -> tuple[Pixels, Pixels]:
         """The photo with its changed face, and that face as the generator draws it.
 
         `own` and `new` [1, size, size, 3] are the generator's pictures of the person before and
-        after; the `driver`'s face and picture give detail to what changes.
+        after; the `driver` gives detail to what changes.
         """
         before, after = np.asarray(own[0]), np.asarray(new[0])
-        source = None if driver is None else Source(driver[0], np.asarray(driver[1][0]))
         face = images.to_uint8(after)
-        return self.put_back(person, face, before, after, source), face
+        return self.put_back(person, face, before, after, driver), face
 
     def pair(
         self,
@@ -270,7 +269,8 @@ class Engine(Faces):
         if tuned is None:
             tuned = self.tuned((person, driver), codes)
         pictures = self.draw(drawn, tuned)
-        photo, face = self.apply(person, pictures[:1], pictures[2:], (driver, pictures[1:2]))
+        other = Source(driver, np.asarray(pictures[1]))
+        photo, face = self.apply(person, pictures[:1], pictures[2:], other)
         seconds["put back"] = time.monotonic() - began
         return Transfer(
             photo,

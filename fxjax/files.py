@@ -4,7 +4,7 @@ import contextlib
 import csv
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from etils import epath
 
@@ -32,12 +32,15 @@ def write(path: epath.PathLike, data: bytes) -> None:
 
 
 def write_table(path: epath.PathLike, rows: Sequence[Mapping[str, object]]) -> None:
-    """Writes rows as a CSV, as `write` does; its columns are all that any row has, or none."""
+    """Writes rows as a CSV; its columns are all that any row has, empty where one lacks it."""
     names = list(dict.fromkeys(name for row in rows for name in row))
+    write_lines(path, [names, *([row.get(name, "") for name in names] for row in rows)])
+
+
+def write_lines(path: epath.PathLike, lines: Iterable[Sequence[object]]) -> None:
+    """Writes lines of cells as a CSV, as `write` does; None is an empty cell."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows(lines)
     write(path, text.getvalue().encode())
 
 
