@@ -58,6 +58,7 @@ class Transfer(Search):
     tuning: Annotated[int, "steps that fit the weights to both faces (150; 0: none)"] = (
         Settings.tuning
     )
+    skin: Annotated[float, "how much of the change around the parts, 0 to 1"] = Settings.skin
     poisson: Annotated[bool, "blend by gradients rather than by colours"] = False
 
     def settings(self) -> Settings:
@@ -66,10 +67,13 @@ class Transfer(Search):
             raise ValueError(f"--strength={self.strength}: want 0 (none) to 1.5")
         if self.tuning < 0:
             raise ValueError(f"--tuning={self.tuning}: want 0 (none) or more steps")
+        if not 0 <= self.skin <= 1:
+            raise ValueError(f"--skin={self.skin}: want 0 (none) to 1 (all)")
         return dataclasses.replace(
             super().settings(),
             strength=self.strength,
             mask=read_mask(self.mask),
             tuning=self.tuning,
+            skin=self.skin,
             poisson=self.poisson,
         )

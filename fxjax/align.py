@@ -22,6 +22,7 @@ Matrix = Float[np.ndarray, "3 3"]
 PARTS = ("eyes", "brows", "mouth")
 """What moves with an expression."""
 
+_STEADY = [*range(27, 36), 36, 39, 42, 45]  # nose and eye corners
 _FADE = 0.05  # of the crop's side: how far inside the photo its border begins to blur
 _BLUR = 0.02  # of the crop's side: the blur itself, as in FFHQ
 
@@ -82,6 +83,24 @@ def corners(photo_from_crop: Matrix, size: int) -> Float[np.ndarray, "4 2"]:
 def transform(matrix: Matrix, points: Float[np.ndarray, "count 2"]) -> Float[np.ndarray, "count 2"]:
     """Moves points by an affine matrix."""
     return points @ matrix[:2, :2].T + matrix[:2, 2]
+
+
+def steady(source: Landmarks, target: Landmarks) -> Matrix:
+    """`target_from_source`: the least squares shift, turn and scale of what does not move.
+
+    That is the nose and the corners of the eyes, whatever the expression. Raises ValueError if
+    they fall together.
+    """
+    points, wanted = (each[_STEADY] @ np.array([1, 1j]) for each in (source, target))
+    centred = points - points.mean()
+    size = np.sum(np.abs(centred) ** 2)
+    factor = np.sum(centred.conj() * (wanted - wanted.mean())) / size if size > 1e-6 else 0j
+    if not (np.isfinite(factor) and abs(factor) > 1e-6):
+        raise ValueError("the landmarks do not look like a face: nose and eyes fall together")
+    shift = wanted.mean() - factor * points.mean()
+    return np.array(
+        [[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag], [0, 0, 1]]
+    )
 
 
 def is_aligned(photo: Photo, landmarks: Landmarks, *, tolerance: float = 0.07) -> bool:
@@ -257,6 +276,7 @@ def blend(
     parts: Sequence[str] = PARTS,
     feather: float = 0.05,
     reach: float = 0.15,
+    skin: float = 1.0,
     keep_tone: bool = True,
     poisson: bool = False,
 ) -> Photo:
@@ -266,9 +286,9 @@ def blend(
     the unchanged photo) and so keeps its own detail; only where its `parts` (the eyes, brows and
     mouth, or some of them) change does it get the generated pixels themselves, moved to the colours
     around them. Farther from those than `reach` (a part of the face's square) the photo stays as it
-    is, bit for bit, and so it does where nothing changes. `keep_tone` leaves out what changes the
-    skin's tone or the light rather than the expression. With no `reconstruction` the whole face is
-    generated pixels.
+    is, bit for bit, and so it does where nothing changes. `skin` is how much the photo gets of the
+    change around the parts. `keep_tone` leaves out what changes the skin's tone or the light rather
+    than the expression. With no `reconstruction` the whole face is generated pixels.
 
     `landmarks` in the photo bound what changes; give several sets (the photo's and the new
     face's) to have their union. `feather` is a part of the crop's side. `poisson` carries the
@@ -287,6 +307,7 @@ def blend(
     if reconstruction is not None:
         wide = [region_masks(points, size, feather=reach) for points in sets]
         hull = hull * union(wide, parts)
+        new = old + (new - old) * (skin + (1 - skin) * features)[..., None]
     if keep_tone:
         new = new - _spread(new - old, skin_hull * (1.001 - union(masks)))
     change = _local_change(new - old)
@@ -294,8 +315,8 @@ def blend(
     moved = smooth((change - 0.03) / 0.09)
     generated = hull if reconstruction is None else hull * region * moved
 
-    skin = skin_hull * (1.001 - region) * (_outside(photo_from_crop, size, *photo.shape[1::-1]) < 0)
-    matched = new + _spread(cut(photo, photo_from_crop, size) - old, skin)
+    bare = skin_hull * (1.001 - region) * (_outside(photo_from_crop, size, *photo.shape[1::-1]) < 0)
+    matched = new + _spread(cut(photo, photo_from_crop, size) - old, bare)
     difference = hull[..., None] * (new - old)
     mixed = (hull - generated)[..., None] * (new - old) + generated[..., None] * (matched + 1)
     layers = np.concatenate([mixed * np.float32(127.5), generated[..., None]], axis=2)

@@ -1,9 +1,10 @@
-"""Detail that a generator's picture is too coarse for, taken from the photos themselves.
+"""A changed face made to fit its photo: its place, and the detail that a generator cannot draw.
 
 A generator of few pixels draws a soft mouth. Its photo has what is missing: the person's own photo
-where a face stays as it is, the driver's where it changes to the driver's expression.
+where a face stays as it is, the driver's in the parts that change to the driver's expression.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -11,11 +12,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from fxjax import align
+from fxjax.align import Landmarks, Matrix
 from fxjax.transfer_types import Located
 
 SIDE = 256  # pixels of the pictures with detail, or the generator's own if those are more
-STAYS, CHANGES = 0.1, 0.4  # largest change of a channel nearby, of values in [-1, 1]
-NEARBY = 0.012  # of the picture's side
+STAYS, CHANGES = 0.1, 0.4  # largest change of the parts, of values in [-1, 1]
+NEARBY = 0.012  # of the picture's side: the blur of the change
+RING = 0.1  # of the face's square: the skin around the mouth that lips are compared with
+LIPS = 0.5  # how much of the change of their colour is undone, where they are not thin
 
 Drawn = Float[np.ndarray, "_ _ 3"] | Float[Array, "_ _ 3"]
 
@@ -27,21 +31,82 @@ class Source(NamedTuple):
     drawn: Drawn
 
 
-def added(
-    person: Source, new: Drawn, driver: Source
-) -> tuple[Float[np.ndarray, "_ _ 3"], Float[np.ndarray, "_ _ 3"]]:
-    """The pictures of a person before and after a change, enlarged, with the photos' detail.
+class Fitted(NamedTuple):
+    """A face before and after a change, of at least 256 pixels, about [-1, 1].
 
-    Detail is what the photo has beside the drawn picture, finer than a pixel of the latter. Where
-    nothing changes both get the person's; the `new` one gets the driver's where it changes. They
-    are of at least 256 pixels, about [-1, 1].
+    `landmarks` are those of the changed face, in pixels of the person's crop.
     """
-    side = max(SIDE, len(new))
-    before, after = _enlarged(person.drawn, side), _enlarged(new, side)
+
+    before: Float[np.ndarray, "side side 3"]
+    after: Float[np.ndarray, "side side 3"]
+    landmarks: Landmarks
+
+
+def fitted(
+    person: Source,
+    new: Drawn,
+    driver: Source,
+    landmarks: tuple[Landmarks, Landmarks],
+    *,
+    parts: Sequence[str] = align.PARTS,
+) -> Fitted:
+    """A changed face on the place of the person's, both with the photos' detail.
+
+    `landmarks` are those found in the pictures before and after, in their pixels: what does not
+    move with an expression (nose and eye corners) is laid on the person's. Detail is what a photo
+    has beside the drawn picture, finer than a pixel of the latter. If the `parts` change, there it
+    is the driver's, elsewhere the person's. Lips keep some of their colour, relative to the skin.
+    """
+    size, side = len(new), max(SIDE, len(new))
+    large = np.linalg.inv(align.whole_square(size, side))
+    own, found = (align.transform(large, points) for points in landmarks)
+    place = align.steady(found, own)
+    found = align.transform(place, found)
+    before = _enlarged(person.drawn, side)
+    after = _moved(_enlarged(new, side), place)
+
     change = cv2.GaussianBlur(np.abs(after - before).max(axis=2), (0, 0), NEARBY * side)
-    moved = align.smooth((change - STAYS) / (CHANGES - STAYS))[..., None]
-    own = (1 - moved) * _detail(person, side)
-    return before + own, after + own + moved * _detail(driver, side)
+    mask = align.union([align.region_masks(points, side) for points in (own, found)], parts)
+    most = np.max(change * mask, keepdims=True)
+    mask = mask * align.smooth((most - STAYS) / (CHANGES - STAYS))
+    if "mouth" in parts:
+        after = after + LIPS * mask[..., None] * _lips_change(before, own, after, found)
+    theirs = align.transform(large, driver.face.in_crop())
+    fine = _moved(_detail(driver, side), align.steady(theirs, own))
+    kept = (1 - mask[..., None]) * _detail(person, side)
+    before, after = before + kept, after + kept + mask[..., None] * fine
+    return Fitted(before, after, align.transform(np.linalg.inv(large), found))
+
+
+def _lips_change(
+    before: Float[np.ndarray, "side side 3"],
+    own: Landmarks,
+    after: Float[np.ndarray, "side side 3"],
+    found: Landmarks,
+) -> Float[np.ndarray, "side side 3"]:
+    """What gives the changed lips the person's colour, relative to the skin around them."""
+    redder, places = [], []
+    for picture, points in ((before, own), (after, found)):
+        lips, skin = _lips(points, len(picture)), _skin(points, len(picture))
+        if min(lips.sum(), skin.sum()) < 1:
+            return np.zeros_like(after)
+        means = (np.average(picture, axis=(0, 1), weights=each) for each in (lips, skin))
+        redder.append(np.subtract(*means))
+        places.append(lips)
+    soft = cv2.GaussianBlur(places[1], (0, 0), NEARBY / 2 * len(after))
+    return soft[..., None] * (redder[0] - redder[1]).astype(np.float32)
+
+
+def _lips(points: Landmarks, side: int) -> Float[np.ndarray, "side side"]:
+    mask = np.zeros((side, side), np.float32)
+    for shape, level in ((points[48:60], 1.0), (points[60:68], 0.0)):
+        cv2.fillPoly(mask, [np.rint(shape).astype(np.int32)], (level,))
+    return mask
+
+
+def _skin(points: Landmarks, side: int) -> Float[np.ndarray, "side side"]:
+    wide, near = (align.region_masks(points, side, feather=each).mouth for each in (RING, 0.02))
+    return wide * (1 - near)
 
 
 def _detail(source: Source, side: int) -> Float[np.ndarray, "side side 3"]:
@@ -54,3 +119,12 @@ def _detail(source: Source, side: int) -> Float[np.ndarray, "side side 3"]:
 def _enlarged(picture: Drawn, side: int) -> Float[np.ndarray, "side side 3"]:
     pixels = np.clip(np.asarray(picture, np.float32), -1, 1)
     return cv2.resize(pixels, (side, side), interpolation=cv2.INTER_CUBIC)
+
+
+def _moved(
+    picture: Float[np.ndarray, "side side 3"], place: Matrix
+) -> Float[np.ndarray, "side side 3"]:
+    size = picture.shape[1::-1]
+    return cv2.warpAffine(
+        picture, place[:2], size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT
+    )

@@ -53,8 +53,13 @@ class Engine(Faces):
         self.features: VGG16 = load(
             zoo.features_of(model) if features is None else features, part="features"
         )
-        parts, poisson = self.settings.parts, self.settings.poisson
-        super().__init__(self.generator.resolution, detector, parts=parts, poisson=poisson)
+        super().__init__(
+            self.generator.resolution,
+            detector,
+            parts=self.settings.parts,
+            poisson=self.settings.poisson,
+            skin=self.settings.skin,
+        )
         count = len(self.generator.rows)
         if self.settings.mask is not None and len(self.settings.mask) != count:
             raise ValueError(
@@ -238,7 +243,7 @@ class Engine(Faces):
         """
         before, after = np.asarray(own[0]), np.asarray(new[0])
         face = images.to_uint8(after)
-        return self.put_back(person, face, before, after, driver), face
+        return self.put_back(person, before, after, driver), face
 
     def pair(
         self,

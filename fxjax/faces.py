@@ -24,9 +24,11 @@ class Faces:
         *,
         parts: Sequence[str],
         poisson: bool,
+        skin: float = 1.0,
     ):
         align.check_parts(parts)
-        self.resolution, self.parts, self.poisson = resolution, parts, poisson
+        self.resolution, self.parts = resolution, parts
+        self.poisson, self.skin = poisson, skin
         self._detector = detector
 
     @property
@@ -54,26 +56,23 @@ class Faces:
     def put_back(
         self,
         person: Located,
-        drawn: Pixels,
         before: detail.Drawn,
         new: detail.Drawn,
         driver: detail.Source | None = None,
     ) -> Pixels:
         """The photo with the difference from `before` to `new`, both in [-1, 1], in its face.
 
-        `drawn` is the picture in which the new landmarks are looked for. With a `driver`, detail
-        that is too fine for these pictures comes from both photos (`fxjax.detail`).
+        With a `driver`, the new face is laid on the person's, and detail that is too fine for
+        these pictures comes from both photos (`fxjax.detail`).
         """
-        marks = [person.landmarks]
-        try:
-            large = cv2.resize(drawn, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
-            found = detect.choose(self.detector(large))[0].landmarks
-            back = person.crop.photo_from_crop @ align.whole_square(self.resolution, SIDE)
-            marks.append(align.transform(back, found))
-        except ValueError:
-            pass  # no face is found in it: the person's own landmarks will do
-        if driver is not None:
-            before, new = detail.added(detail.Source(person, before), new, driver)
+        marks, found = [person.landmarks], self._found(new)
+        if found is not None:  # or else the person's own landmarks will do
+            if driver is not None:
+                first = self._found(before)
+                both = (person.in_crop() if first is None else first, found)
+                source = detail.Source(person, before)
+                before, new, found = detail.fitted(source, new, driver, both, parts=self.parts)
+            marks.append(align.transform(person.crop.photo_from_crop, found))
         return align.blend(
             person.photo,
             new,
@@ -81,5 +80,16 @@ class Faces:
             person.crop.photo_from_crop @ align.whole_square(self.resolution, len(new)),
             np.stack(marks),
             parts=self.parts,
+            skin=self.skin,
             poisson=self.poisson,
         )
+
+    def _found(self, drawn: detail.Drawn) -> align.Landmarks | None:
+        """The landmarks of a drawn face in its pixels, None if none is found there."""
+        picture = images.to_uint8(np.asarray(drawn))
+        large = cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+        try:
+            found = detect.choose(self.detector(large))[0].landmarks
+        except ValueError:
+            return None
+        return align.transform(align.whole_square(len(picture), SIDE), found)

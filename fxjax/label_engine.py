@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array, Float
 
-from fxjax import checkpoint, detect, images, zoo
+from fxjax import checkpoint, detect, zoo
 from fxjax.faces import Faces
 from fxjax.transfer_types import Located, Pixels, Settings
 from fxjax.types import Features
@@ -110,10 +110,9 @@ class LabelEngine(Faces):
         before: Float[np.ndarray, "size size 3"],
         new: Float[np.ndarray, "size size 3"],
     ) -> Pixels:
-        drawn = images.to_uint8(new)
         if self.model.channels == 1:  # the crop's colours with the change of brightness
             before, new = face.crop.image, face.crop.image + new - before
-        return self.put_back(face, drawn, before, new)
+        return self.put_back(face, before, new)
 
 
 @jax.jit

@@ -12,12 +12,11 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from fxjax.align import Landmarks, Matrix, resample, transform
+from fxjax.align import Landmarks, Matrix, resample, steady, transform
 from fxjax.types import Photo
 
 Region = Literal["mouth", "lower_face", "eyes_and_mouth"]
 
-_STEADY = [*range(27, 36), 36, 39, 42, 45]  # nose and eye corners
 _MOUTH = range(48, 68)
 _LEAST = 4  # pixels of a part's width and height: in less there is nothing to blend
 _ENOUGH = 64  # OpenCV leaves out three pixels along a part's edge: small parts are enlarged
@@ -43,7 +42,7 @@ def paste(
         photo[..., 0], photo[..., 2]
     ):
         driver = np.repeat(cv2.cvtColor(driver, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
-    photo_from_driver = _similarity(driver_landmarks, landmarks)
+    photo_from_driver = steady(driver_landmarks, landmarks)
     moved = transform(photo_from_driver, driver_landmarks)
     apart = np.linalg.norm(landmarks[36:42].mean(0) - landmarks[42:48].mean(0))
     reach = max(_AROUND * float(apart), 1.5)
@@ -63,20 +62,6 @@ def paste(
             "outside the photo or the driver's picture"
         )
     return result
-
-
-def _similarity(source: Landmarks, target: Landmarks) -> Matrix:
-    """`target_from_source`: the least squares shift, turn and scale of what does not move."""
-    points, wanted = (each[_STEADY] @ np.array([1, 1j]) for each in (source, target))
-    centred = points - points.mean()
-    size = np.sum(np.abs(centred) ** 2)
-    factor = np.sum(centred.conj() * (wanted - wanted.mean())) / size if size > 1e-6 else 0j
-    if not (np.isfinite(factor) and abs(factor) > 1e-6):
-        raise ValueError("the landmarks do not look like a face: nose and eyes fall together")
-    shift = wanted.mean() - factor * points.mean()
-    return np.array(
-        [[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag], [0, 0, 1]]
-    )
 
 
 def _cloned(

@@ -40,8 +40,9 @@ class Settings:
     `identity_weight` adds features outside the eyes, brows and mouth to the appearance's loss.
     `pull` holds codes near the mean, where rows mix well. `parts` (of eyes, brows, mouth) are what
     changes in the photo and counts as its expression; `elsewhere` is how much the rest of the face
-    counts in the expression's loss, of 1 for these. `tuning` steps fit the generator's weights to
-    the two faces before the chosen mix is drawn.
+    counts in the expression's loss, of 1 for these; `skin` (0 to 1) is how much of the change
+    around them goes into the photo. `tuning` steps fit the generator's weights to the two faces
+    before the chosen mix is drawn.
     """
 
     steps: int = 300
@@ -57,6 +58,7 @@ class Settings:
     identity_weight: float = 0.0
     parts: tuple[str, ...] = ("mouth",)
     elsewhere: float = 0.02
+    skin: float = 0.5
     tuning: int = 150
     poisson: bool = False
 
