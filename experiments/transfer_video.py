@@ -12,14 +12,17 @@ import json
 from typing import Annotated
 
 import jax.numpy as jnp
+import numpy as np
 from tqdm import tqdm
 
 from experiments import batch, frames, transfer_files, transfer_flags
 from experiments.launch import launch
-from fxjax import files, mix
+from fxjax import align, files, mix
+from fxjax.detail import Source
 from fxjax.engine import Engine
 from fxjax.images import save_image
 from fxjax.transfer_report import mask_text
+from fxjax.transfer_types import Located
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,7 @@ def main(config: Config) -> None:
     person = engine.locate(config.appearance, config.face)[0]
     frames.check(out, dataclasses.asdict(config))
     own = frames.code(out / "codes" / "person.npz", lambda: engine.encode([person]).code[0])
-    rows, code, drivers = [], None, {}
+    rows, code, drivers, marks, driver = [], None, {}, {}, None
     for number, photo in enumerate(tqdm(source, "frames", source.count, disable=None)):
         place = out / "codes" / f"{number:06d}.npz"
         try:
@@ -62,24 +65,28 @@ def main(config: Config) -> None:
         search = engine if code is None else later
         start = None if code is None else jnp.asarray(code)[None]
         code = frames.code(place, lambda s=search, f=face, c=start: s.encode([f], c).code[0])
+        driver = face if driver is None else driver  # of the first frame that has one
+        marks[number] = face.landmarks
         drivers[number] = (
             face if frames.looked(number, source.count, config.looks) else None,
             code,
         )
         rows.append({"frame": number, "status": batch.OK, "message": ""})
-    if not drivers:
+    if driver is None:
         raise ValueError(f"no face was found in any frame of {config.driver}")
     mask = frames.choose(engine, person, own, drivers)
     print(f"mask {mask_text(mask)}")
     pictures, note, last = [], transfer_files.note(config.model), min(drivers)
     tuned = engine.tuned([person], jnp.asarray(own)[None])
     before = engine.draw(jnp.asarray(own)[None], tuned)
-    for number in tqdm(range(len(rows)), "drawing", disable=None):
-        last = number if number in drivers else last
-        mixed = mix.blended(
-            jnp.asarray(own), jnp.asarray(drivers[last][1]), jnp.asarray(mask), config.strength
-        )
-        photo, _ = engine.apply(person, before, engine.draw(mixed[None], tuned))
+    for number, frame in enumerate(tqdm(source, "drawing", source.count, disable=None)):
+        if number in drivers:
+            last, crop = number, align.align(frame, marks[number], engine.resolution)
+            driver = Located(frame, marks[number], crop)
+        other = jnp.asarray(drivers[last][1])
+        mixed = mix.blended(jnp.asarray(own), other, jnp.asarray(mask), config.strength)
+        drawn = engine.draw(jnp.stack([mixed, other]), tuned)
+        photo, _ = engine.apply(person, before, drawn[:1], Source(driver, np.asarray(drawn[1])))
         pictures.append(out / "frames" / f"{number:06d}.png")
         save_image(pictures[-1], photo, note=note)
     batch.write_rows(out / "frames.csv", rows)
