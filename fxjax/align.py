@@ -225,10 +225,13 @@ def _zoom(x: float, y: float) -> Matrix:
     return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1.0]])
 
 
-def region_masks(landmarks: Landmarks, size: int, *, feather: float = 0.05) -> Masks:
+def region_masks(
+    landmarks: Landmarks, size: int, *, feather: float = 0.05, margin: float = 0.02
+) -> Masks:
     """Where the eyes, brows, mouth and face are in a picture of `size` pixels square.
 
-    `landmarks` are in its coordinates; `feather` is a part of the face's FFHQ square.
+    `landmarks` are in its coordinates; `feather` and the `margin` before it are parts of the face's
+    FFHQ square.
     """
     zoom = max(1, 512 // size)  # small masks are drawn larger, so that their edges are smooth
     points = (landmarks + 0.5) * zoom - 0.5
@@ -242,7 +245,7 @@ def region_masks(landmarks: Landmarks, size: int, *, feather: float = 0.05) -> M
             hull = cv2.convexHull(np.rint(shape).astype(np.int32))
             cv2.fillPoly(canvas, [hull], (0,))
         away = cv2.distanceTransform(canvas, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) / unit
-        mask = smooth(1 - (away - 0.02) / max(feather, 1e-6)).astype(np.float32)
+        mask = smooth(1 - (away - margin) / max(feather, 1e-6)).astype(np.float32)
         return mask if zoom == 1 else cv2.resize(mask, (size, size), interpolation=cv2.INTER_AREA)
 
     return Masks(
@@ -307,9 +310,13 @@ def blend(
     if reconstruction is not None:
         wide = [region_masks(points, size, feather=reach) for points in sets]
         hull = hull * union(wide, parts)
-        new = old + (new - old) * (skin + (1 - skin) * features)[..., None]
     if keep_tone:
         new = new - _spread(new - old, skin_hull * (1.001 - union(masks)))
+    if reconstruction is not None:
+        near = union(
+            [region_masks(points, size, feather=0.04, margin=0.0) for points in sets], parts
+        )
+        new = old + (new - old) * (skin + (1 - skin) * near)[..., None]
     change = _local_change(new - old)
     region = np.maximum(features, smooth((change - 0.15) / 0.3))
     moved = smooth((change - 0.03) / 0.09)

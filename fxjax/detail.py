@@ -18,6 +18,7 @@ from fxjax.transfer_types import Located
 SIDE = 256  # pixels of the pictures with detail, or the generator's own if those are more
 STAYS, CHANGES = 0.1, 0.4  # largest change of the parts, of values in [-1, 1]
 NEARBY = 0.012  # of the picture's side: the blur of the change
+COARSE = 2  # pixels of the generator: what is coarser is no detail
 RING = 0.1  # of the face's square: the skin around the mouth that lips are compared with
 LIPS = 0.5  # how much of the change of their colour is undone, where they are not thin
 
@@ -54,8 +55,8 @@ def fitted(
 
     `landmarks` are those found in the pictures before and after, in their pixels: what does not
     move with an expression (nose and eye corners) is laid on the person's. Detail is what a photo
-    has beside the drawn picture, finer than a pixel of the latter. If the `parts` change, there it
-    is the driver's, elsewhere the person's. Lips keep some of their colour, relative to the skin.
+    has beside the drawn picture, finer than two of its pixels. If the `parts` change, there it is
+    the driver's, elsewhere the person's. Lips keep some of their colour, relative to the skin.
     """
     size, side = len(new), max(SIDE, len(new))
     large = np.linalg.inv(align.whole_square(size, side))
@@ -66,7 +67,9 @@ def fitted(
     after = _moved(_enlarged(new, side), place)
 
     change = cv2.GaussianBlur(np.abs(after - before).max(axis=2), (0, 0), NEARBY * side)
-    mask = align.union([align.region_masks(points, side) for points in (own, found)], parts)
+    tight = {"feather": 0.025, "margin": 0.0}
+    masks = [align.region_masks(points, side, **tight) for points in (own, found)]
+    mask = align.union(masks, parts)
     most = np.max(change * mask, keepdims=True)
     mask = mask * align.smooth((most - STAYS) / (CHANGES - STAYS))
     if "mouth" in parts:
@@ -113,7 +116,7 @@ def _detail(source: Source, side: int) -> Float[np.ndarray, "side side 3"]:
     size = len(source.drawn)
     place = source.face.crop.photo_from_crop @ align.whole_square(size, side)
     missing = align.cut(source.face.photo, place, side) - _enlarged(source.drawn, side)
-    return missing - cv2.GaussianBlur(missing, (0, 0), side / size)
+    return missing - cv2.GaussianBlur(missing, (0, 0), COARSE * side / size)
 
 
 def _enlarged(picture: Drawn, side: int) -> Float[np.ndarray, "side side 3"]:

@@ -50,7 +50,7 @@ class Settings:
     pull: float = 0.0
     rows: mix.Groups | None = None
     keep_pose: bool = False
-    weight: float = 0.2
+    weight: float = 0.1
     strength: float = 1.0
     mask: tuple[bool, ...] | None = None
     score_size: int = 64
@@ -58,7 +58,7 @@ class Settings:
     identity_weight: float = 0.0
     parts: tuple[str, ...] = ("mouth",)
     elsewhere: float = 0.02
-    skin: float = 0.5
+    skin: float = 0.4
     tuning: int = 150
     poisson: bool = False
 

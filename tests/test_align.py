@@ -255,6 +255,29 @@ def test_only_the_chosen_parts_change(astronaut, landmarks):
             put(parts)
 
 
+def test_skin_around_the_parts_changes_less(astronaut, landmarks):
+    crop = align(astronaut, landmarks, 256)
+    points = transform(np.linalg.inv(crop.photo_from_crop), landmarks)
+    below = (points[8] + points[57]) / 2  # between the chin and the lower lip
+    change = np.zeros((256, 256), np.float32)
+    cv2.circle(change, np.rint(below).astype(int).tolist(), 4, (1.0,), -1)
+    cv2.fillPoly(change, [np.rint(points[48:60]).astype(np.int32)], (1.0,))
+    new = crop.image - 0.4 * cv2.GaussianBlur(change, (0, 0), 1)[..., None]
+    place = crop.photo_from_crop
+    put = lambda skin: blend(
+        astronaut, new, crop.image, place, landmarks, parts=("mouth",), skin=skin, keep_tone=False
+    )
+    less, none = (np.abs(put(skin).astype(float) - astronaut) for skin in (0.4, 0.0))
+    whole = np.abs(put(1.0).astype(float) - astronaut)
+    x, y = np.rint(transform(place, below[None])[0]).astype(int)
+    spot, lips = np.s_[y - 2 : y + 3, x - 2 : x + 3], np.rint(landmarks[51:58].mean(0)).astype(int)
+    mouth = np.s_[lips[1] - 1 : lips[1] + 2, lips[0] - 3 : lips[0] + 4]
+    assert whole[spot].mean() > 15
+    np.testing.assert_allclose(less[spot].mean() / whole[spot].mean(), 0.4, atol=0.1)
+    assert none[spot].max() <= 2
+    np.testing.assert_allclose(none[mouth].mean(), whole[mouth].mean(), rtol=0.1)
+
+
 @pytest.mark.parametrize("size", [128, 256, 1024])
 def test_a_change_stays_where_it_is(astronaut, landmarks, size):
     photo, spots = _large(astronaut, landmarks)
