@@ -115,6 +115,7 @@ def test_a_readout_reports_its_rank_correlation(home, tmp_path, capsys):
         ({"rows": "a"}, "--rows=a: want all, or rows"),
         ({"strength": 2.0}, "--strength=2.0: want 0"),
         ({"tuning": -1}, "--tuning=-1: want 0 (none) or more steps"),
+        ({"skin": 1.5}, "--skin=1.5: want 0 (none) to 1 (all)"),
         ({"readout": 24}, "24"),
         ({"readout": 64}, "a 32 px generator, not of 64 px"),
         ({"identity_weight": -1.0}, "--identity_weight=-1.0: want 0"),
