@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 from PIL import Image as Pillow
 
+from fxjax import tone
 from fxjax.types import Photo
 
 Landmarks = Float[np.ndarray, "68 2"]
@@ -293,7 +294,7 @@ def blend(
     change around the parts. `keep_tone` leaves out what changes the skin's tone or the light rather
     than the expression. With no `reconstruction` the whole face is generated pixels.
 
-    `landmarks` in the photo bound what changes; give several sets (the photo's and the new
+    `landmarks` in the photo bound what changes; give several sets (the photo's, then the new
     face's) to have their union. `feather` is a part of the crop's side. `poisson` carries the
     generated pixels' gradients rather than their colours.
     """
@@ -311,7 +312,8 @@ def blend(
         wide = [region_masks(points, size, feather=reach) for points in sets]
         hull = hull * union(wide, parts)
     if keep_tone:
-        new = new - _spread(new - old, skin_hull * (1.001 - union(masks)))
+        bare = skin_hull * (1.001 - union(masks))
+        new = new - tone.of_skin(new - old, bare, sets[-1])
     if reconstruction is not None:
         near = union(
             [region_masks(points, size, feather=0.04, margin=0.0) for points in sets], parts
@@ -323,7 +325,7 @@ def blend(
     generated = hull if reconstruction is None else hull * region * moved
 
     bare = skin_hull * (1.001 - region) * (_outside(photo_from_crop, size, *photo.shape[1::-1]) < 0)
-    matched = new + _spread(cut(photo, photo_from_crop, size) - old, bare)
+    matched = new + tone.of_skin(cut(photo, photo_from_crop, size) - old, bare, sets[-1])
     difference = hull[..., None] * (new - old)
     mixed = (hull - generated)[..., None] * (new - old) + generated[..., None] * (matched + 1)
     layers = np.concatenate([mixed * np.float32(127.5), generated[..., None]], axis=2)
@@ -372,20 +374,6 @@ def _local_change(change: Float[np.ndarray, "size size 3"]) -> Float[np.ndarray,
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
     most = cv2.dilate(np.abs(change).max(axis=2), kernel)
     return cv2.GaussianBlur(most, (0, 0), max(0.01 * size, 0.3))
-
-
-def _spread(
-    values: Float[np.ndarray, "size size 3"], weight: Float[np.ndarray, "size size"]
-) -> Float[np.ndarray, "size size 3"]:
-    """Local averages of the values where they have weight, carried into the gaps between."""
-    size = len(values)
-    few = min(size, 128)  # enough for something so smooth
-    small = np.dstack([values * weight[..., None], weight]).astype(np.float32)
-    small = cv2.resize(small, (few, few), interpolation=cv2.INTER_AREA)
-    small[..., 3] += 1e-6
-    small = cv2.GaussianBlur(small, (0, 0), 0.05 * few)
-    means = np.asarray(small[..., :3] / small[..., 3:], np.float32)
-    return cv2.resize(means, (size, size), interpolation=cv2.INTER_CUBIC)
 
 
 def _clone(source: Photo, target: Photo, mask: Bool[np.ndarray, "height width"]) -> Photo:

@@ -1,7 +1,8 @@
-"""A changed face made to fit its photo: its place, and the detail that a generator cannot draw.
+"""A changed face made to fit its photo: its place, and what the generator's drawings lack.
 
-A generator of few pixels draws a soft mouth. Its photo has what is missing: the person's own photo
-where a face stays as it is, the driver's in the parts that change to the driver's expression.
+A generator of few pixels draws a soft mouth, and a small one in wrong colours. The photos have what
+is missing: the person's own where a face stays as it is, the driver's in the parts that change to
+the driver's expression.
 """
 
 from collections.abc import Sequence
@@ -11,16 +12,14 @@ import cv2
 import numpy as np
 from jaxtyping import Array, Float
 
-from fxjax import align
+from fxjax import align, tone
 from fxjax.align import Landmarks, Matrix
 from fxjax.transfer_types import Located
 
 SIDE = 256  # pixels of the pictures with detail, or the generator's own if those are more
 STAYS, CHANGES = 0.1, 0.4  # largest change of the parts, of values in [-1, 1]
 NEARBY = 0.012  # of the picture's side: the blur of the change
-COARSE = 2  # pixels of the generator: what is coarser is no detail
 RING = 0.1  # of the face's square: the skin around the mouth that lips are compared with
-LIPS = 0.5  # how much of the change of their colour is undone, where they are not thin
 
 Drawn = Float[np.ndarray, "_ _ 3"] | Float[Array, "_ _ 3"]
 
@@ -51,12 +50,13 @@ def fitted(
     *,
     parts: Sequence[str] = align.PARTS,
 ) -> Fitted:
-    """A changed face on the place of the person's, both with the photos' detail.
+    """A changed face on the place of the person's, both with what the drawings lack.
 
     `landmarks` are those found in the pictures before and after, in their pixels: what does not
-    move with an expression (nose and eye corners) is laid on the person's. Detail is what a photo
-    has beside the drawn picture, finer than two of its pixels. If the `parts` change, there it is
-    the driver's, elsewhere the person's. Lips keep some of their colour, relative to the skin.
+    move with an expression (nose and eye corners) is laid on the person's. A photo less its drawing
+    is what that lacks. What is finer than a pixel is added to both, the person's, but the driver's
+    in the `parts` if they change; what is coarser is the driver's after a change of the parts. Lips
+    keep their mean colour, relative to the skin.
     """
     size, side = len(new), max(SIDE, len(new))
     large = np.linalg.inv(align.whole_square(size, side))
@@ -71,13 +71,18 @@ def fitted(
     masks = [align.region_masks(points, side, **tight) for points in (own, found)]
     mask = align.union(masks, parts)
     most = np.max(change * mask, keepdims=True)
-    mask = mask * align.smooth((most - STAYS) / (CHANGES - STAYS))
+    share = align.smooth((most - STAYS) / (CHANGES - STAYS))[..., None]
+    mask = mask[..., None] * share
+
+    theirs = align.steady(align.transform(large, driver.face.in_crop()), own)
+    coarse, fine = _missing(person, side)
+    other_coarse, other_fine = (_moved(each, theirs) for each in _missing(driver, side))
+    before = before + coarse
+    after = after + coarse + share * (other_coarse - coarse)
     if "mouth" in parts:
-        after = after + LIPS * mask[..., None] * _lips_change(before, own, after, found)
-    theirs = align.transform(large, driver.face.in_crop())
-    fine = _moved(_detail(driver, side), align.steady(theirs, own))
-    kept = (1 - mask[..., None]) * _detail(person, side)
-    before, after = before + kept, after + kept + mask[..., None] * fine
+        after = after + mask * _lips_change(before, own, after, found)
+    kept = (1 - mask) * fine
+    before, after = before + kept, after + kept + mask * other_fine
     return Fitted(before, after, align.transform(np.linalg.inv(large), found))
 
 
@@ -88,23 +93,14 @@ def _lips_change(
     found: Landmarks,
 ) -> Float[np.ndarray, "side side 3"]:
     """What gives the changed lips the person's colour, relative to the skin around them."""
-    redder, places = [], []
+    redder, lips = [], np.zeros(after.shape[:2], np.float32)
     for picture, points in ((before, own), (after, found)):
-        lips, skin = _lips(points, len(picture)), _skin(points, len(picture))
+        lips, skin = tone.lips(points, len(picture)), _skin(points, len(picture))
         if min(lips.sum(), skin.sum()) < 1:
             return np.zeros_like(after)
         means = (np.average(picture, axis=(0, 1), weights=each) for each in (lips, skin))
         redder.append(np.subtract(*means))
-        places.append(lips)
-    soft = cv2.GaussianBlur(places[1], (0, 0), NEARBY / 2 * len(after))
-    return soft[..., None] * (redder[0] - redder[1]).astype(np.float32)
-
-
-def _lips(points: Landmarks, side: int) -> Float[np.ndarray, "side side"]:
-    mask = np.zeros((side, side), np.float32)
-    for shape, level in ((points[48:60], 1.0), (points[60:68], 0.0)):
-        cv2.fillPoly(mask, [np.rint(shape).astype(np.int32)], (level,))
-    return mask
+    return lips[..., None] * (redder[0] - redder[1]).astype(np.float32)
 
 
 def _skin(points: Landmarks, side: int) -> Float[np.ndarray, "side side"]:
@@ -112,11 +108,15 @@ def _skin(points: Landmarks, side: int) -> Float[np.ndarray, "side side"]:
     return wide * (1 - near)
 
 
-def _detail(source: Source, side: int) -> Float[np.ndarray, "side side 3"]:
+def _missing(
+    source: Source, side: int
+) -> tuple[Float[np.ndarray, "side side 3"], Float[np.ndarray, "side side 3"]]:
+    """What the drawing lacks of the photo: what its pixels could show, and what is finer."""
     size = len(source.drawn)
     place = source.face.crop.photo_from_crop @ align.whole_square(size, side)
     missing = align.cut(source.face.photo, place, side) - _enlarged(source.drawn, side)
-    return missing - cv2.GaussianBlur(missing, (0, 0), COARSE * side / size)
+    coarse = cv2.GaussianBlur(missing, (0, 0), side / size)
+    return coarse, missing - coarse
 
 
 def _enlarged(picture: Drawn, side: int) -> Float[np.ndarray, "side side 3"]:
