@@ -314,7 +314,7 @@ def blend(
     if keep_tone:
         bare = skin_hull * (1.001 - union(masks))
         new = new - tone.of_skin(new - old, bare, sets[-1])
-    if reconstruction is not None:
+    if reconstruction is not None and skin < 1:
         near = union(
             [region_masks(points, size, feather=0.04, margin=0.0) for points in sets], parts
         )

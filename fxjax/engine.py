@@ -239,7 +239,7 @@ class Engine(Faces):
         """The photo with its changed face, and that face as the generator draws it.
 
         `own` and `new` [1, size, size, 3] are the generator's pictures of the person before and
-        after; the `driver` gives detail to what changes.
+        after; the `driver` lends what they lack to what changes.
         """
         before, after = np.asarray(own[0]), np.asarray(new[0])
         face = images.to_uint8(after)

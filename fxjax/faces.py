@@ -62,8 +62,8 @@ class Faces:
     ) -> Pixels:
         """The photo with the difference from `before` to `new`, both in [-1, 1], in its face.
 
-        With a `driver`, the new face is laid on the person's, and detail that is too fine for
-        these pictures comes from both photos (`fxjax.detail`).
+        With a `driver`, the new face is laid on the person's, and both photos lend what these
+        pictures lack (`fxjax.detail`).
         """
         marks, found = [person.landmarks], self._found(new)
         if found is not None:  # or else the person's own landmarks will do

@@ -24,7 +24,6 @@ def test_skin_lends_its_colour_and_teeth_only_take_the_brightness(points):
     found = tone.of_skin(np.where(gap[..., None] > 0, change, 5.0), gap, points)
     x, y = np.rint(points[60:68].mean(0)).astype(int)
     np.testing.assert_allclose(found[y, x], [0.05] * 3, atol=0.02)
-    x, y = np.rint(points[[48, 54]].mean(0) + (points[8] - points[57]) / 3).astype(int)
     lip = np.rint(points[57] + (points[57] - points[51]) * 0.3).astype(int)
     np.testing.assert_allclose(found[lip[1], lip[0]], change[0, 0], atol=0.02)
 
