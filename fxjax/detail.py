@@ -56,7 +56,7 @@ def fitted(
     move with an expression (nose and eye corners) is laid on the person's. A photo less its drawing
     is what that lacks. What is finer than a pixel is added to both, the person's, but the driver's
     in the `parts` if they change; what is coarser is the driver's after a change of the parts. Lips
-    keep their mean colour, relative to the skin.
+    keep their mean colour, relative to the skin; teeth have the hue of the driver's.
     """
     size, side = len(new), max(SIDE, len(new))
     large = np.linalg.inv(align.whole_square(size, side))
@@ -80,7 +80,8 @@ def fitted(
     before = before + coarse
     after = after + coarse + share * (other_coarse - coarse)
     if "mouth" in parts:
-        after = after + mask * _lips_change(before, own, after, found)
+        change = _lips_change(before, own, after, found) + _teeth_change(driver.face, after, found)
+        after = after + mask * change
     kept = (1 - mask) * fine
     before, after = before + kept, after + kept + mask * other_fine
     return Fitted(before, after, align.transform(np.linalg.inv(large), found))
@@ -101,6 +102,26 @@ def _lips_change(
         means = (np.average(picture, axis=(0, 1), weights=each) for each in (lips, skin))
         redder.append(np.subtract(*means))
     return lips[..., None] * (redder[0] - redder[1]).astype(np.float32)
+
+
+def _teeth_change(
+    driver: Located, after: Float[np.ndarray, "side side 3"], found: Landmarks
+) -> Float[np.ndarray, "side side 3"]:
+    """What gives the inside of the changed mouth the hue that the driver's has in the photo.
+
+    A mix of codes can draw it in neither's colours.
+    """
+    side = len(after)
+    place = driver.crop.photo_from_crop @ align.whole_square(len(driver.crop.image), side)
+    photo = align.cut(driver.photo, place, side)
+    theirs = tone.inside(align.transform(np.linalg.inv(place), driver.landmarks), side)
+    inside = tone.inside(found, side)
+    if min(inside.sum(), theirs.sum()) < 1:
+        return np.zeros_like(after)
+    pictures = (photo, theirs), (after, inside)
+    wanted, is_now = (np.average(each, axis=(0, 1), weights=mask) for each, mask in pictures)
+    shift = wanted - is_now
+    return inside[..., None] * (shift - shift.mean()).astype(np.float32)
 
 
 def _skin(points: Landmarks, side: int) -> Float[np.ndarray, "side side"]:

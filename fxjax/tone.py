@@ -19,14 +19,19 @@ def of_skin(
     Inside the mouth of these landmarks only in brightness: teeth have no colour of skin.
     """
     found = _spread(values, weight)
-    inside = _soft(_filled(landmarks[60:68], len(values)))[..., None]
-    return found + inside * (found.mean(axis=2, keepdims=True) - found)
+    teeth = inside(landmarks, len(values))[..., None]
+    return found + teeth * (found.mean(axis=2, keepdims=True) - found)
 
 
 def lips(landmarks: Points, size: int) -> Float[np.ndarray, "size size"]:
     """1 on the lips and 0 elsewhere, with a soft edge."""
     outer, inner = (_filled(landmarks[part], size) for part in (slice(48, 60), slice(60, 68)))
     return _soft(np.maximum(outer - inner, 0))
+
+
+def inside(landmarks: Points, size: int) -> Float[np.ndarray, "size size"]:
+    """1 between the lips and 0 elsewhere, with a soft edge."""
+    return _soft(_filled(landmarks[60:68], size))
 
 
 def _filled(points: Float[np.ndarray, "_ 2"], size: int) -> Float[np.ndarray, "size size"]:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import skimage.data
 
-from fxjax import align, detail, detect
+from fxjax import align, detail, detect, tone
 from fxjax.detail import SIDE, Source
 from fxjax.transfer_types import Located
 
@@ -56,8 +56,8 @@ def fine(picture) -> np.ndarray:
 
 def in_mouth(marks) -> np.ndarray:
     """The inside of the mouth's hull, at the size of the pictures with detail."""
-    large = np.linalg.inv(align.whole_square(64, SIDE))
-    return align.region_masks(align.transform(large, marks), SIDE, feather=0.01).mouth == 1
+    large = align.transform(np.linalg.inv(align.whole_square(64, SIDE)), marks)
+    return align.region_masks(large, SIDE, margin=0.0, feather=0.01).mouth == 1
 
 
 def far_from_mouth(marks) -> np.ndarray:
@@ -123,6 +123,22 @@ def test_lips_keep_some_of_their_colour(flat, marks):
 
     assert np.all(np.abs(shift(MOUTH) / change - 0.2) < 0.25)  # the masks are soft, lips thin
     np.testing.assert_allclose(shift(("eyes", "brows")), change, atol=0.02)
+
+
+def test_teeth_have_the_hue_of_the_drivers(flat, marks):
+    tint = np.array([0.5, -0.5, 0.5], np.float32)
+    new = flat.drawn + tone.inside(marks, 64)[..., None] * tint
+    large = align.transform(np.linalg.inv(align.whole_square(64, SIDE)), marks)
+    teeth = tone.inside(large, SIDE) > 0.9
+
+    def hue(parts) -> np.ndarray:
+        after = detail.fitted(flat, new, flat, (marks, marks), parts=parts).after
+        mean = (after - whole(flat))[teeth].mean(0)
+        return mean - mean.mean()
+
+    violet = tint - tint.mean()
+    assert np.all(hue(("eyes",)) / violet > 0.6)
+    assert np.all(np.abs(hue(MOUTH) / violet) < 0.25)
 
 
 def test_a_fine_generator_keeps_its_size(sharp, marks):
