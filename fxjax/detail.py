@@ -74,14 +74,15 @@ def fitted(
     share = align.smooth((most - STAYS) / (CHANGES - STAYS))[..., None]
     mask = mask[..., None] * share
 
-    theirs = align.steady(align.transform(large, driver.face.in_crop()), own)
-    coarse, fine = _missing(person, side)
-    other_coarse, other_fine = (_moved(each, theirs) for each in _missing(driver, side))
+    other, photo = align.transform(large, driver.face.in_crop()), _photo(driver, side)
+    theirs = align.steady(other, own)
+    coarse, fine = _missing(person, _photo(person, side))
+    other_coarse, other_fine = (_moved(each, theirs) for each in _missing(driver, photo))
     before = before + coarse
     after = after + coarse + share * (other_coarse - coarse)
     if "mouth" in parts:
-        change = _lips_change(before, own, after, found) + _teeth_change(driver.face, after, found)
-        after = after + mask * change
+        lips = _lips_change(before, own, after, found)
+        after = after + mask * (lips + _teeth_change(photo, other, after, found))
     kept = (1 - mask) * fine
     before, after = before + kept, after + kept + mask * other_fine
     return Fitted(before, after, align.transform(np.linalg.inv(large), found))
@@ -99,29 +100,31 @@ def _lips_change(
         lips, skin = tone.lips(points, len(picture)), _skin(points, len(picture))
         if min(lips.sum(), skin.sum()) < 1:
             return np.zeros_like(after)
-        means = (np.average(picture, axis=(0, 1), weights=each) for each in (lips, skin))
-        redder.append(np.subtract(*means))
+        redder.append(_mean(picture, lips) - _mean(picture, skin))
     return lips[..., None] * (redder[0] - redder[1]).astype(np.float32)
 
 
 def _teeth_change(
-    driver: Located, after: Float[np.ndarray, "side side 3"], found: Landmarks
+    photo: Float[np.ndarray, "side side 3"],
+    other: Landmarks,
+    after: Float[np.ndarray, "side side 3"],
+    found: Landmarks,
 ) -> Float[np.ndarray, "side side 3"]:
     """What gives the inside of the changed mouth the hue that the driver's has in the photo.
 
     A mix of codes can draw it in neither's colours.
     """
-    side = len(after)
-    place = driver.crop.photo_from_crop @ align.whole_square(len(driver.crop.image), side)
-    photo = align.cut(driver.photo, place, side)
-    theirs = tone.inside(align.transform(np.linalg.inv(place), driver.landmarks), side)
-    inside = tone.inside(found, side)
-    if min(inside.sum(), theirs.sum()) < 1:
+    theirs, inside = (tone.inside(points, len(after)) for points in (other, found))
+    if min(theirs.sum(), inside.sum()) < 1:
         return np.zeros_like(after)
-    pictures = (photo, theirs), (after, inside)
-    wanted, is_now = (np.average(each, axis=(0, 1), weights=mask) for each, mask in pictures)
-    shift = wanted - is_now
+    shift = _mean(photo, theirs) - _mean(after, inside)
     return inside[..., None] * (shift - shift.mean()).astype(np.float32)
+
+
+def _mean(
+    picture: Float[np.ndarray, "side side 3"], weight: Float[np.ndarray, "side side"]
+) -> Float[np.ndarray, "3"]:
+    return np.average(picture, axis=(0, 1), weights=weight)
 
 
 def _skin(points: Landmarks, side: int) -> Float[np.ndarray, "side side"]:
@@ -129,14 +132,18 @@ def _skin(points: Landmarks, side: int) -> Float[np.ndarray, "side side"]:
     return wide * (1 - near)
 
 
+def _photo(source: Source, side: int) -> Float[np.ndarray, "side side 3"]:
+    place = source.face.crop.photo_from_crop @ align.whole_square(len(source.drawn), side)
+    return align.cut(source.face.photo, place, side)
+
+
 def _missing(
-    source: Source, side: int
+    source: Source, photo: Float[np.ndarray, "side side 3"]
 ) -> tuple[Float[np.ndarray, "side side 3"], Float[np.ndarray, "side side 3"]]:
     """What the drawing lacks of the photo: what its pixels could show, and what is finer."""
-    size = len(source.drawn)
-    place = source.face.crop.photo_from_crop @ align.whole_square(size, side)
-    missing = align.cut(source.face.photo, place, side) - _enlarged(source.drawn, side)
-    coarse = cv2.GaussianBlur(missing, (0, 0), side / size)
+    side = len(photo)
+    missing = photo - _enlarged(source.drawn, side)
+    coarse = cv2.GaussianBlur(missing, (0, 0), side / len(source.drawn))
     return coarse, missing - coarse
 
 

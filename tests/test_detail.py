@@ -56,8 +56,8 @@ def fine(picture) -> np.ndarray:
 
 def in_mouth(marks) -> np.ndarray:
     """The inside of the mouth's hull, at the size of the pictures with detail."""
-    large = align.transform(np.linalg.inv(align.whole_square(64, SIDE)), marks)
-    return align.region_masks(large, SIDE, margin=0.0, feather=0.01).mouth == 1
+    large = np.linalg.inv(align.whole_square(64, SIDE))
+    return align.region_masks(align.transform(large, marks), SIDE, feather=0.01).mouth == 1
 
 
 def far_from_mouth(marks) -> np.ndarray:
