@@ -10,6 +10,7 @@ from etils import epath
 from jaxtyping import Bool, Float, Int, UInt8
 
 from fxjax import data, files
+from fxjax.nn import fader
 
 APART = 20  # one person in so many is never trained on
 
@@ -65,18 +66,22 @@ def read(
     *,
     wanted: Sequence[str] = (),
     least: int = 1,
+    zoom: int = 1,
     thresholds: Thresholds,
 ) -> tuple[Labelled, Labelled]:
     """The faces to train on, and those of people held back to measure with.
 
     `table` is a CSV of `file,expression` (and `person`, whose pictures then stay together, and
     `pair`, for those that differ in the expression alone), or one of `filename,happy` ratings.
+    Pictures are `fader.inner` of those in the file, which are `zoom` times as large or more.
     Without `wanted` names, expressions of fewer than `least` pictures are left out. Raises
     ValueError for labels that are missing, names that are unknown, classes without pictures, and
     colour where grey is asked for or the other way round.
     """
+    inner = fader.inner(size, zoom)
     labels, apart = read_labels(table, thresholds)
-    pictures, names = data.read_pictures(path, size)
+    pictures, names = data.read_pictures(path, size * zoom)
+    pictures = pictures[:, *inner]
     if missing := [name for name in names if name not in labels]:
         raise ValueError(
             f"{table} has no expression for {len(missing)} of the {len(names)} pictures in "

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Annotated
 
-from experiments import label_data, pasted_faces, picture_zip, smile_samples
+from experiments import label_data, pasted_faces, picture_zip, seeds, smile_samples
 from experiments.smile_samples import Limits, Reader, Sample
 from fxjax import data, load
 
@@ -23,7 +23,10 @@ class Config:
 
     data: Annotated[str, "folder or zip of rated faces; empty: none"] = ""
     table: Annotated[str, "its CSV: filename,happy,kind,source_id,attribute"] = ""
-    donors: Annotated[int, "mouths that are pasted into each rated face, for pairs; 0: none"] = 4
+    donors: Annotated[
+        int, "rated faces of each expression that lend the others their mouths, for pairs; 0: none"
+    ] = 8
+    receivers: Annotated[int, "samples of the generator that get such mouths too"] = 2000
     renders: Annotated[str, "zip of experiments.render_faces, its .csv beside it; empty: none"] = ""
     model: Annotated[str, "generator: a model folder or the name of a shipped model"] = "faces"
     samples: Annotated[int, "pictures of the generator that are tried, pairs included"] = 8000
@@ -58,8 +61,25 @@ def rated(config: Config, reader: Reader) -> Iterator[tuple[str, bool, Sample]]:
         if label:
             yield source, apart[name], Sample(name, picture, label, person)
     if config.donors:
-        for each in pasted_faces.pairs(trained, reader, limits, donors=config.donors):
+        wanted = {"donors": config.donors, "receivers": _receivers(config)}
+        for each in pasted_faces.pairs(trained, reader, limits, **wanted):
             yield "pasted", False, each
+
+
+def _receivers(config: Config) -> list[pasted_faces.Face]:
+    """Samples of the generator after those that `drawn` takes: name, person, picture."""
+    if not config.receivers:
+        return []
+    generator = load(config.model, part="generator")
+    first = config.seed + config.samples
+    numbers = range(first, first + config.receivers)
+    labels = seeds.one_hot((), generator.labels, len(numbers))
+    codes = seeds.map_seeds(generator, numbers, labels, config.psi, None)
+    pictures = smile_samples.drawn(generator, codes, numbers, config.size)
+    return [
+        (f"{number}.jpg", f"sample{number}", picture)
+        for number, picture in zip(numbers, pictures, strict=True)
+    ]
 
 
 def drawn(config: Config, reader: Reader) -> Iterator[tuple[str, bool, Sample]]:

@@ -101,6 +101,7 @@ def read(options: Run, settings: Settings) -> tuple[Labelled, Labelled]:
         settings.channels,
         wanted=settings.names(),
         least=options.least,
+        zoom=settings.zoom,
         thresholds=label_data.Thresholds(options.neutral_most, options.happy_least),
     )
 

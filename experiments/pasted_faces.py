@@ -1,7 +1,10 @@
-"""Pairs of one face with and without a smile, made by pasting the mouth of another face.
+"""Pairs of one face with and without a smile, made by pasting the mouths of other faces.
 
-A mouth comes from a face that looks the same way and has alike colours around it, is blended in by
-Poisson's equation (`fxjax.paste`), and stays if the expression reader then finds what it is to be.
+The mouths come from a few donors, and a face gets that of the donor who fits it best, by pose and
+by the colours around the mouth: what a face looks like with another expression then follows from
+the face, so that a network can learn to draw it sharply, where many donors teach it their blurred
+mean. Mouths are blended in by Poisson's equation (`fxjax.paste`); a picture stays if the expression
+reader then finds what it is to be.
 """
 
 from collections.abc import Sequence
@@ -18,63 +21,111 @@ from fxjax.align import Landmarks
 from fxjax.types import Photo
 
 CLOSED = 0.05  # the most that the jaw of a straight face is open
+POSE = 2.0  # how much more it counts than colours, which blending adapts
+COLOURS = 3  # last numbers of a fit
+GOALS = ("neutral", "happiness")
+
+Fit = Float[np.ndarray, " 5"]
+Face = tuple[str, str, Photo]  # name, person, picture
 
 
 class Seen(NamedTuple):
-    """A face, its expression, and what a mouth must fit: pose, then colours, in usual widths."""
+    """A face, its expression ("": unclear), and what a mouth must fit: pose, then colours."""
 
     face: Sample
     landmarks: Landmarks
-    fit: Float[np.ndarray, " 5"]
+    fit: Fit
 
 
 def pairs(
-    faces: Sequence[tuple[str, str, Photo]], reader: Reader, limits: Limits, *, donors: int
+    faces: Sequence[Face],
+    reader: Reader,
+    limits: Limits,
+    *,
+    donors: int,
+    receivers: Sequence[Face] = (),
 ) -> list[Sample]:
-    """Both pictures of each pair, as `Sample.person`, for named pictures of people (name, person).
+    """Both pictures of each pair, as `Sample.person`.
 
-    One picture of each person and expression takes part: each gets the mouths of up to `donors`
-    others that have the other expression.
+    One picture of each person and expression takes part. Where a face has one of the expressions
+    itself, its own picture stands for it; `donors` faces of each lend their mouths. `receivers`,
+    pictures whose own mouths are not good enough, get both.
     """
-    seen = _seen(faces, reader, limits)
+    known = _seen(faces, reader, limits)
+    if not known:
+        return []
+    width = np.std([each.fit for each in known], axis=0) + 1e-6
+    width[:-COLOURS] /= POSE
+    seen, others = (
+        [each._replace(fit=each.fit / width) for each in part]
+        for part in (known, _seen(receivers, reader, limits))
+    )
+    others = [each._replace(face=each.face._replace(expression="")) for each in others]
+    lenders = {goal: _medoids(seen, goal, donors) for goal in GOALS}
     found = []
-    for own in tqdm(seen, "pasted mouths", disable=None):
-        others = [each for each in seen if each.face.expression != own.face.expression]
-        others.sort(key=lambda each: float(np.linalg.norm(each.fit - own.fit)))
-        for number, other in enumerate(others[:donors]):
-            marks, goal = own.landmarks, other.face.expression
-            try:
-                mixed = paste.paste(
-                    own.face.picture, marks, other.face.picture, other.landmarks, region="mouth"
-                )
-            except ValueError:
-                continue  # too small to be pasted
-            if limits.name(reader(mixed)) == goal:
-                person = f"{own.face.person}with{number}"
-                name = f"pasted_{person}_{own.face.expression}"
-                found += [
-                    own.face._replace(name=f"{name}.jpg", person=person),
-                    Sample(f"{name}_{goal}.jpg", mixed, goal, person),
-                ]
+    for own in tqdm([*seen, *others], "pasted mouths", disable=None):
+        person = f"{own.face.person}of{own.face.expression or 'neither'}"
+        both = [_with(own, goal, lenders[goal], reader, limits) for goal in GOALS]
+        if all(picture is not None for picture in both):
+            found += [
+                Sample(f"pasted_{person}_{goal}.jpg", picture, goal, person)
+                for goal, picture in zip(GOALS, both, strict=True)
+                if picture is not None
+            ]
     return found
 
 
-def _seen(faces: Sequence[tuple[str, str, Photo]], reader: Reader, limits: Limits) -> list[Seen]:
+def _with(
+    own: Seen, goal: str, lenders: Sequence[Seen], reader: Reader, limits: Limits
+) -> Photo | None:
+    """The face with an expression: as it is, or with the mouth that fits; None if that fails."""
+    if own.face.expression == goal:
+        return own.face.picture
+    others = [each for each in lenders if each.face.person != own.face.person]
+    if not others:
+        return None
+    other = min(others, key=lambda each: float(np.linalg.norm(each.fit - own.fit)))
+    try:
+        mixed = paste.paste(
+            own.face.picture, own.landmarks, other.face.picture, other.landmarks, region="mouth"
+        )
+    except ValueError:  # too small to be pasted
+        return None
+    return mixed if limits.name(reader(mixed)) == goal else None
+
+
+def _medoids(seen: Sequence[Seen], goal: str, count: int) -> list[Seen]:
+    """Faces of an expression that fit all faces best: each next one is what helps most (greedy)."""
+    able = [each for each in seen if each.face.expression == goal]
+    if not able:
+        return []
+    everyone = np.stack([each.fit for each in seen])
+    apart = np.stack([np.linalg.norm(everyone - each.fit, axis=1) for each in able])
+    chosen: list[int] = []
+    nearest = np.full(len(seen), np.inf)
+    for _ in range(min(count, len(able))):
+        costs = np.minimum(apart, nearest).sum(axis=1)
+        costs[chosen] = np.inf
+        chosen.append(int(np.argmin(costs)))
+        nearest = np.minimum(nearest, apart[chosen[-1]])
+    return [able[k] for k in chosen]
+
+
+def _seen(faces: Sequence[Face], reader: Reader, limits: Limits) -> list[Seen]:
     known, seen, jaw = set(), [], expression.names().index("jawOpen")
     for name, person, picture in tqdm(faces, "landmarks", disable=None):
         landmarks = reader.landmarks(picture)
-        label = "" if landmarks is None else limits.name(smile(landmarks))
-        if landmarks is None or not label or (person, label) in known:
+        if landmarks is None:
             continue
+        label = limits.name(smile(landmarks))
         if label == "neutral" and float(expression.read(landmarks)[jaw]) > CLOSED:
-            continue  # no smile, but no straight face either
+            label = ""  # no smile, but no straight face either
+        if (person, label) in known:
+            continue
         known.add((person, label))
         fit = np.concatenate([assess.pose(landmarks), _colours(picture, landmarks)])
         seen.append(Seen(Sample(name, picture, label, person), landmarks, fit))
-    if not seen:
-        return []
-    width = np.std([each.fit for each in seen], axis=0) + 1e-6
-    return [each._replace(fit=each.fit / width) for each in seen]
+    return seen
 
 
 def _colours(picture: Photo, landmarks: Landmarks) -> Float[np.ndarray, " 3"]:

@@ -94,9 +94,8 @@ def _sheet(faces: list[Located], results: list[Pixels]) -> Pixels:
     """A row for each face: as it is, then with each expression, in the order of the names."""
     cells = []
     for face in faces:
-        size = len(face.crop.image)
-        place = face.crop.photo_from_crop @ align.whole_square(size, CELL)
-        cells += [to_uint8(align.cut(photo, place, CELL)) for photo in (face.photo, *results)]
+        photos = face.photo, *results
+        cells += [to_uint8(align.cut(photo, face.crop.at(CELL), CELL)) for photo in photos]
     return contact_sheet(np.stack(cells), columns=1 + len(results), gap=GAP)
 
 

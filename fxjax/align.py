@@ -34,6 +34,10 @@ class Crop(NamedTuple):
     image: Float[np.ndarray, "size size 3"]
     photo_from_crop: Matrix
 
+    def at(self, size: int) -> Matrix:
+        """`photo_from_crop` of the same square in `size` pixels."""
+        return self.photo_from_crop @ whole_square(len(self.image), size)
+
 
 class Masks(NamedTuple):
     """Soft masks in 0..1: one on the region, falling to zero over the feather around it."""

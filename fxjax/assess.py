@@ -76,9 +76,7 @@ class Judges:
 
     def crop(self, photo: Pixels, face: Located) -> Pixels:
         """The aligned square around a face, at the judges' size."""
-        size = len(face.crop.image)
-        matrix = face.crop.photo_from_crop @ align.whole_square(size, SIDE)
-        return images.to_uint8(align.cut(photo, matrix, SIDE))
+        return images.to_uint8(align.cut(photo, face.crop.at(SIDE), SIDE))
 
 
 def assess(
@@ -148,11 +146,8 @@ def pasted(person: Located, driver: Located) -> list[tuple[str, Photo]]:
 
 def whole_driver(person: Located, driver: Located) -> Photo:
     """The person's photo with the driver's whole face in its place: what copying B means here."""
-    size = SIDE
-    matrix = driver.crop.photo_from_crop @ align.whole_square(len(driver.crop.image), size)
-    place = person.crop.photo_from_crop @ align.whole_square(len(person.crop.image), size)
-    face = align.cut(driver.photo, matrix, size)
-    return align.blend(person.photo, face, None, place, person.landmarks)
+    face = align.cut(driver.photo, driver.crop.at(SIDE), SIDE)
+    return align.blend(person.photo, face, None, person.crop.at(SIDE), person.landmarks)
 
 
 def table(

@@ -133,8 +133,7 @@ def _skin(points: Landmarks, side: int) -> Float[np.ndarray, "side side"]:
 
 
 def _photo(source: Source, side: int) -> Float[np.ndarray, "side side 3"]:
-    place = source.face.crop.photo_from_crop @ align.whole_square(len(source.drawn), side)
-    return align.cut(source.face.photo, place, side)
+    return align.cut(source.face.photo, source.face.crop.at(side), side)
 
 
 def _missing(

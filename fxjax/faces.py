@@ -77,7 +77,7 @@ class Faces:
             person.photo,
             new,
             before,
-            person.crop.photo_from_crop @ align.whole_square(self.resolution, len(new)),
+            person.crop.at(len(new)),
             np.stack(marks),
             parts=self.parts,
             skin=self.skin,

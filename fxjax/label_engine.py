@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from fxjax import checkpoint, detect, zoo
 from fxjax.faces import Faces
+from fxjax.nn import fader
 from fxjax.transfer_types import Located, Pixels, Settings
 from fxjax.types import Features
 
@@ -49,7 +50,9 @@ class LabelEngine(Faces):
         self.classifier: Any = None
         if "classifier" in held:
             self.classifier = zoo.load(folder, part="classifier")
-        super().__init__(self.model.size, detector, parts=parts, poisson=poisson)
+        self._inner = fader.inner(self.model.size, self.model.zoom)
+        side = self.model.size * self.model.zoom
+        super().__init__(side, detector, parts=parts, poisson=poisson)
 
     @property
     def expressions(self) -> tuple[str, ...]:
@@ -75,13 +78,16 @@ class LabelEngine(Faces):
     def draw(
         self, face: Located, labels: Sequence[Label]
     ) -> Float[np.ndarray, "count size size 3"]:
-        """The face with each label, [-1, 1], as the model draws it; its encoding is made once."""
+        """The face with each label, [-1, 1], as the model draws it; its encoding is made once.
+
+        Around what the model sees, a face is as it is in the photo.
+        """
         latent = _encode(self.model, self._input(face))
         given = jnp.asarray(np.stack([np.asarray(label, np.float32) for label in labels]))
         made = np.asarray(_decode(self.model, jnp.repeat(latent, len(labels), axis=0), given))
-        if self.model.channels == 1:
-            return np.repeat(made, 3, axis=-1)
-        return made
+        faces = np.repeat(face.crop.image[None], len(labels), axis=0)
+        faces[:, *self._inner] = made
+        return faces
 
     def change(
         self, face: Located, expressions: Sequence[str], strength: float = 1.0
@@ -99,7 +105,7 @@ class LabelEngine(Faces):
         return [self._changed(face, before, new) for new in after]
 
     def _input(self, face: Located) -> Float[Array, "1 size size channels"]:
-        picture = face.crop.image[None]
+        picture = face.crop.image[None, *self._inner]
         if self.model.channels == 1:
             picture = np.sum(picture * np.asarray(GREY, np.float32), axis=-1, keepdims=True)
         return jnp.asarray(picture, jnp.float32)

@@ -38,6 +38,7 @@ class Settings:
 
     model: Annotated[Literal["liu_jin", "fader"], "which autoencoder"] = "liu_jin"
     size: Annotated[int, "side of the pictures, a power of two"] = 64
+    zoom: Annotated[int, "2: from the eyes to the chin, at twice the scale; 1: the whole face"] = 1
     channels: Annotated[int, "3: colour, 1: grey"] = 3
     expressions: Annotated[str, "which, comma-separated; empty: all that the table has"] = ""
     base: Annotated[int, "channels after the first layer; they double with each"] = 32
@@ -66,13 +67,16 @@ class Settings:
 
     def autoencoder(self) -> dict[str, Any]:
         """The autoencoder's architecture: constructor arguments that JSON can hold."""
-        wanted = ("size", "channels", "base", "most")
-        return {"expressions": self.names()} | {key: getattr(self, key) for key in wanted}
+        return self._layers() | {"zoom": self.zoom}
 
     def classes(self) -> dict[str, Any]:
         """The classifier's architecture."""
         narrow = {"base": max(1, self.base // 2), "most": max(1, self.most // 4)}
-        return self.autoencoder() | narrow
+        return self._layers() | narrow
+
+    def _layers(self) -> dict[str, Any]:
+        wanted = ("size", "channels", "base", "most")
+        return {"expressions": self.names()} | {key: getattr(self, key) for key in wanted}
 
 
 class TrainState(NamedTuple):
@@ -217,7 +221,7 @@ def train_step(
             known = (partners >= 0).astype(jnp.float32)
             answers = _pictures(data, jnp.maximum(partners, 0), mirrored)
             differ = jnp.mean(jnp.abs(answers - real), axis=-1, keepdims=True)
-            errors = (1 + FOCUS * differ) * jnp.square(changed - answers)
+            errors = (1 + FOCUS * differ) * jnp.abs(changed - answers)
             errors = jnp.mean(errors, axis=(1, 2, 3))
             parts["paired"] = jnp.sum(known * errors) / jnp.maximum(jnp.sum(known), 1)
             total += settings.paired * parts["paired"]

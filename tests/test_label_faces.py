@@ -52,6 +52,7 @@ def config(folder, dst, **options) -> Config:
         renders=str(folder / "renders.zip"),
         dst=str(dst),
         samples=0,
+        receivers=0,
         size=16,
     )
     return dataclasses.replace(usual, **options)
@@ -174,15 +175,47 @@ def test_pasted_mouths_bring_the_other_expression(root):
     smiles = [reader(picture) for _, _, picture in faces]
     limits = Limits(*np.nanquantile(smiles, [0.3, 0.7]).tolist())
     found = pasted_faces.pairs(faces, reader, limits, donors=2)
-    assert len(found) >= 4
     shown = {name: picture for _, name, picture in faces}
-    for own, mixed in zip(found[::2], found[1::2], strict=True):
-        assert own.person == mixed.person
-        assert {own.expression, mixed.expression} == {"neutral", "happiness"}
-        person = own.person.partition("with")[0]
-        np.testing.assert_array_equal(own.picture, shown[person])
-        assert limits.name(reader(own.picture)) == own.expression
-        assert limits.name(reader(mixed.picture)) == mixed.expression
-        same = (own.picture == mixed.picture).all(axis=-1)
-        assert 0.5 < same.mean() < 1, "the mouth alone"
+    whole = 0
+    for pair in zip(found[::2], found[1::2], strict=True):
+        assert [each.expression for each in pair] == ["neutral", "happiness"]
+        assert len({each.person for each in pair}) == 1
+        person, _, own = pair[0].person.partition("of")
+        for each in pair:
+            assert limits.name(reader(each.picture)) == each.expression
+            same = (each.picture == shown[person]).all(axis=-1)
+            if each.expression == own:
+                whole += 1
+                assert same.all()
+            else:
+                assert 0.5 < same.mean() < 1, "the mouth alone"
+    assert whole >= 2
+
+    # those who receive get both mouths, none of theirs is used, and the others' stay as they are
+    others = [(f"more {name}", f"more {person}", picture) for name, person, picture in faces]
+    every = pasted_faces.pairs(faces, reader, limits, donors=2, receivers=others)
+    for each, alone in zip(every, found, strict=False):
+        np.testing.assert_array_equal(each.picture, alone.picture)
+    received = every[len(found) :]
+    assert received
+    for each in received:
+        person = each.person.removeprefix("more ").removesuffix("ofneither")
+        assert 0.5 < (each.picture == shown[person]).all(axis=-1).mean() < 1
     assert not pasted_faces.pairs(faces[:1], reader, limits, donors=2)
+    assert not pasted_faces.pairs([], reader, limits, donors=2, receivers=others)
+
+
+def test_few_donors_are_spread_over_all_faces():
+    """Greedy medoids: two groups far apart get a donor each, whichever come first."""
+    face = smile_samples.Sample("", np.zeros((1, 1, 3), np.uint8), "neutral", "")
+    places = [0.0, 0.1, 0.2, 5.0, 5.1, 5.2]
+    seen = [
+        pasted_faces.Seen(face._replace(name=str(k)), np.zeros((68, 2)), np.full(5, place))
+        for k, place in enumerate(places)
+    ]
+    for order in (seen, seen[::-1]):
+        chosen = pasted_faces._medoids(order, "neutral", 2)
+        assert {each.face.name for each in chosen} <= {"1", "4", "2", "3"}
+        assert len({each.fit[0] > 1 for each in chosen}) == 2
+    assert len(pasted_faces._medoids(seen, "neutral", 9)) == 6
+    assert not pasted_faces._medoids(seen, "happiness", 2)

@@ -89,6 +89,20 @@ def test_result_is_the_blend_of_the_drawn_difference(engine, person):
     np.testing.assert_allclose(new, direct[0], atol=1e-5)
 
 
+def test_a_zoomed_model_draws_the_inner_part(tmp_path):
+    zoomed = LabelEngine(save_model(tmp_path / "m", zoom=2))
+    face = zoomed.locate(ASTRONAUT)[0]
+    assert face.crop.image.shape == (32, 32, 3)
+    label = zoomed.label("anger")
+    drawn = zoomed.draw(face, [label])[0]
+    inner = face.crop.image[None, 14:30, 8:24]
+    direct = zoomed.model(jnp.asarray(inner), jnp.asarray(label[None]))[0]
+    np.testing.assert_allclose(drawn[14:30, 8:24], direct, atol=1e-5)
+    drawn[14:30, 8:24] = face.crop.image[14:30, 8:24]
+    np.testing.assert_array_equal(drawn, face.crop.image)
+    assert np.any(zoomed.change(face, ["anger"])[0] != ASTRONAUT)
+
+
 def test_unknown_expressions_are_named(engine):
     with pytest.raises(ValueError, match="no expression 'joy'; this model knows anger, happiness"):
         engine.label("joy")

@@ -27,6 +27,7 @@ Logits = Float[Array, "batch labels"]
 
 EDGE = ((1, 1), (1, 1))
 EPSILON = 1e-5  # of batch norm
+ZOOMS = (1, 2, 4)
 SMALL = 4  # side of maps that are convolved as a matrix product
 
 
@@ -136,7 +137,10 @@ class Decoder(nnx.Module):
 
 
 class Fader(nnx.Module):
-    """The autoencoder. `expressions` names the labels, in their order."""
+    """The autoencoder. `expressions` names the labels, in their order.
+
+    `size` is that of its pictures, which are the `inner` part of an aligned face at `size * zoom`.
+    """
 
     decoder_class = Decoder
     kernel = 4
@@ -150,11 +154,13 @@ class Fader(nnx.Module):
         channels: int = 3,
         base: int = 32,
         most: int = 512,
+        zoom: int = 1,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         self.size, self.channels, self.expressions = size, channels, tuple(expressions)
+        self.zoom = zoom
         self.encoder = Encoder(
             size, channels, kernel=self.kernel, base=base, most=most, dtype=dtype,
             param_dtype=param_dtype, rngs=rngs,
@@ -271,6 +277,17 @@ class Patches(nnx.Module):
         for conv in self.convs:
             x = ops.leaky(halved(x, conv))
         return self.score(x).astype(jnp.float32)
+
+
+def inner(size: int, zoom: int) -> tuple[slice, slice]:
+    """Rows and columns, `size` of each, that a network sees of an aligned face at `size * zoom`.
+
+    All for a zoom of 1, from the eyes to the chin for 2, the mouth for 4; ValueError for others.
+    """
+    if zoom not in ZOOMS or size % 8:
+        raise ValueError(f"a zoom of {zoom} of {size} px; want one of {ZOOMS}, of 8 px or more")
+    left, top = (zoom - 1) * size // 2, (zoom - 1) * size * 7 // 8
+    return slice(top, top + size), slice(left, left + size)
 
 
 def halved(x: Features, conv: Conv) -> Features:
