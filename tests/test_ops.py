@@ -132,8 +132,13 @@ def test_minibatch_deviation_refuses_a_split_group() -> None:
 
 def test_max_pool_matches_reduce_window() -> None:
     x = jnp.asarray(draw(1, 7, 6, 3))
-    slow = lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
-    np.testing.assert_array_equal(ops.max_pool(x), slow)
+
+    def slow(x: jax.Array) -> jax.Array:
+        return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+
+    np.testing.assert_array_equal(ops.max_pool(x), slow(x))
+    slopes = [jax.grad(lambda x, f=f: jnp.sum(f(x) ** 3))(x) for f in (ops.max_pool, slow)]
+    np.testing.assert_array_equal(*slopes)
 
 
 def adjoint_fits(function: Callable[[jax.Array], jax.Array], x: np.ndarray) -> None:

