@@ -338,7 +338,7 @@ def max_pool(x: Features) -> Features:
     """Maximum of 2x2 blocks; an odd last row or column is dropped.
 
     By pairs: the gradient of `jnp.max` divides by how many equal the maximum, which can be none
-    where XLA computes the input once more and rounds otherwise; and 9 % faster in a VGG16's slope.
+    where XLA computes the input once more and rounds otherwise.
     """
     height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
     x = jnp.maximum(x[:, :height:2], x[:, 1:height:2])
