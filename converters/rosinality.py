@@ -24,6 +24,8 @@ from converters.command import (
 )
 from converters.source import Opened, WeightError
 
+LEVELS = 9  # sizes from 4 to 1024 px
+WIDEST = 4096  # numbers in z, w and between
 LICENSE = (
     "The weights keep the licence of their publisher and of the faces they were trained on; "
     "the re-implementation's published FFHQ weights are for non-commercial use."
@@ -62,6 +64,11 @@ def generator(weights: Mapping[str, np.ndarray], resolution: int | None, where: 
         count += 1
     if count < 2:
         raise WeightError(f"{where}: no generator.progression.*: not a StyledGenerator")
+    if count > LEVELS:
+        raise WeightError(
+            f"{where}: {count} sizes where at most {LEVELS} belong, 4 to 1024 px; "
+            "the file is damaged or of another architecture"
+        )
     found = 4 << (count - 1)
     resolution = found if resolution is None else resolution
     if resolution not in [4 << i for i in range(1, count)]:
@@ -71,6 +78,11 @@ def generator(weights: Mapping[str, np.ndarray], resolution: int | None, where: 
     dense, latent, dim = 0, 0, 0
     while f"style.{2 * dense + 1}.linear.weight_orig" in read:
         kernel = reader.linear(f"style.{2 * dense + 1}", f"mapping/layers/{dense}")
+        if max(kernel.shape) > WIDEST:
+            raise WeightError(
+                f"{where}: mapping layer {dense} has shape {kernel.shape} where at most {WIDEST} "
+                "numbers go in and out; the file is damaged or of another architecture"
+            )
         latent, dim = latent or kernel.shape[0], kernel.shape[1]
         dense += 1
     widths: list[int] = []
@@ -123,12 +135,15 @@ def generator(weights: Mapping[str, np.ndarray], resolution: int | None, where: 
 
 def _mean_w(arrays: Mapping[str, np.ndarray], layers: int, latent: int) -> np.ndarray:
     """The mean of 10,000 mapped z (seed 0), as that code base computes it when it truncates."""
-    x = np.random.default_rng(0).standard_normal((10_000, latent), np.float32)
-    x = x / np.sqrt(np.mean(x**2, axis=1, keepdims=True) + 1e-8)
-    for i in range(layers):
-        x = x @ arrays[f"mapping/layers/{i}/kernel"] + arrays[f"mapping/layers/{i}/bias"]
-        x = np.maximum(x, 0.2 * x)
-    return x.mean(axis=0)
+    random, means = np.random.default_rng(0), []
+    for _ in range(20):
+        x = random.standard_normal((500, latent), np.float32)
+        x = x / np.sqrt(np.mean(x**2, axis=1, keepdims=True) + 1e-8)
+        for i in range(layers):
+            x = x @ arrays[f"mapping/layers/{i}/kernel"] + arrays[f"mapping/layers/{i}/bias"]
+            x = np.maximum(x, 0.2 * x)
+        means.append(x.mean(axis=0))
+    return np.mean(means, axis=0)
 
 
 def discriminator(weights: Mapping[str, np.ndarray], resolution: int, where: str) -> Part:

@@ -67,6 +67,7 @@ SPEED = (
     *("channel_base", "channel_max", "num_fp16_res", "use_fp16", "fp16_channels_last"),
     *("fused_modconv_default", "channels_last", "freeze_layers"),
 )
+FILTERS = {(taps,) * sides for taps in range(1, 17) for sides in (1, 2)}  # shapes
 MAPPING = {
     "activation": "lrelu",
     "lr_multiplier": ...,
@@ -223,10 +224,14 @@ def torch_mapping(
 
 def taps_of(reader: Reader, suffix: str, where: str) -> list[float]:
     """The FIR taps from the stored 4x4 (separable) or 1-D filters; all layers must agree."""
-    found = {
-        tuple(np.round(f.sum(axis=0) if f.ndim == 2 else f, 7).tolist()): f
-        for f in (reader.read(name) for name in reader.weights if name.endswith(suffix))
-    }
+    filters = [reader.read(name) for name in reader.weights if name.endswith(suffix)]
+    for filter_ in filters:
+        if filter_.shape not in FILTERS:
+            raise WeightError(
+                f"{where}: a resample filter of shape {filter_.shape}; want (n,) or (n, n), n up "
+                "to 16: the file is damaged or of another architecture"
+            )
+    found = {tuple(np.round(f.sum(axis=0) if f.ndim == 2 else f, 7).tolist()): f for f in filters}
     if len(found) > 1:
         raise WeightError(f"{where}: layers use {len(found)} different resample filters")
     for filter_ in found.values():

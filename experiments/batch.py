@@ -19,13 +19,15 @@ from etils import epath
 from tqdm import tqdm
 
 from experiments import inversion, invert, runfolder, transfer_flags, worklist
-from experiments.photos import find, photo_names
+from experiments.photos import beside, find, fits_a_line, free_name, photo_names, shown
 from fxjax import align, data, files, images, zoo
 from fxjax.engine import LAYERS
 from fxjax.transfer_types import Located
 from fxjax.types import Codes
 
 OK = worklist.OK
+FOLDERS = ("state", "results", "faces", "codes", "scores")  # of all commands that take pairs
+FILES = ("results.csv", "summary.csv", "masks.csv", "rows.csv", "report.html")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,20 +40,16 @@ class Pairs(transfer_flags.Search):
     pairs: Annotated[str | None, "CSV with columns appearance and expression instead"] = None
     face: Annotated[str, "largest, a number (left to right), or x,y: of every photo"] = "largest"
     batch: Annotated[int, "faces inverted at once; 0 is what the free memory holds"] = 0
-    restart: Annotated[bool, "begin anew in a folder with results of other settings"] = False
+    restart: Annotated[bool, "remove an earlier run's results in --out and begin anew"] = False
 
 
 class Pair(NamedTuple):
-    """Two photos and their names."""
+    """Two photos, their names, and the name of the pair's files."""
 
     appearance: epath.Path
     expression: epath.Path
     names: tuple[str, str]
-
-    @property
-    def name(self) -> str:
-        """The name of its files."""
-        return "__".join(self.names)
+    name: str
 
 
 class Known(NamedTuple):
@@ -81,7 +79,11 @@ def read_pairs(config: Pairs) -> list[Pair]:
         raise ValueError("there is no pair of two different photos")
     paths = sorted({path for pair in both for path in pair}, key=str)
     names = dict(zip(paths, photo_names(paths), strict=True))
-    return [Pair(a, b, (names[a], names[b])) for a, b in dict.fromkeys(both)]
+    pairs, taken = [], set[str]()
+    for a, b in dict.fromkeys(both):
+        name = free_name(f"{names[a]}__{names[b]}", taken)  # a, b__c and a__b, c would be alike
+        pairs.append(Pair(a, b, (names[a], names[b]), name))
+    return pairs
 
 
 def _table(source: epath.Path) -> list[tuple[epath.Path, epath.Path]]:
@@ -92,7 +94,7 @@ def _table(source: epath.Path) -> list[tuple[epath.Path, epath.Path]]:
             f"{source}: want a CSV whose first line names the columns appearance and expression, "
             "and both in each row"
         )
-    first, second = ([files.absolute(source.parent / row[name]) for row in rows] for name in wanted)
+    first, second = ([beside(source, row[name]) for row in rows] for name in wanted)
     return list(zip(first, second, strict=True))
 
 
@@ -105,7 +107,9 @@ def invert_all(config: Pairs, pairs: Sequence[Pair]) -> dict[epath.Path, worklis
     folder = out / "inversion"
     paths = sorted({path for pair in pairs for path in pair[:2]}, key=str)
     if jax.process_index() == 0:
-        lines = "".join(f"{path}\n" for path in paths)
+        if config.restart:
+            _forget(out)
+        lines = "".join(f"{path}\n" for path in paths if fits_a_line(path))
         files.write(out / "photos.txt", lines.encode())
     own = inversion.Config(
         model=config.model,
@@ -129,14 +133,33 @@ def invert_all(config: Pairs, pairs: Sequence[Pair]) -> dict[epath.Path, worklis
     entries = worklist.wait(folder)
     if jax.process_count() > 1:  # each returned when its own share was done
         runfolder.all_rows(folder, entries, patient=True)
-    return {epath.Path(entry.photo): entry for entry in entries}
+    listed = {entry.photo: entry for entry in entries}
+    why = "no list can hold its path (line breaks, no UTF-8, below --out): rename or move it"
+    return {
+        path: listed.get(str(path), worklist.Entry(shown(path), "", "unreadable", why))
+        for path in paths
+    }
+
+
+def _forget(out: epath.Path) -> None:
+    """Removes the pairs' results, if there are any; experiments.invert removes its own.
+
+    The state goes first, so that what is killed meanwhile takes no pair without files as done.
+    """
+    if not (out / "inversion" / "state" / "run.json").exists():
+        return
+    for name in FOLDERS:
+        if (out / name).exists():
+            (out / name).rmtree()
+    for name in FILES:
+        (out / name).unlink(missing_ok=True)
 
 
 def known(out: epath.Path, entry: worklist.Entry) -> Known:
     """A face and its code. ValueError if there is none, and why."""
     if entry.status != OK:
         raise ValueError(f"{entry.photo}: {entry.status}: {entry.message}")
-    place = out / "inversion" / "codes" / f"{entry.name}.npz"
+    place = _code(out, entry)
     if not place.exists():
         raise ValueError(f"{entry.photo}: its inversion failed")
     with place.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -158,13 +181,15 @@ def each(
     """Does this process's pairs that are not done; returns all rows once all processes are done.
 
     `work` writes a pair's files and returns its row. What fails is a row too, with its reason.
-    Pairs done with another `key` (the settings that matter) are done again.
+    Pairs done with another `key` (the settings that matter) or of other faces or codes are done
+    again.
     """
-    mark = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    shas = {path: _sha(out, entry) for path, entry in entries.items()}
+    marks = {pair: _mark(key, *(shas[path] for path in pair[:2])) for pair in pairs}
     mine = pairs[jax.process_index() :: jax.process_count()]
     bar = tqdm(mine, "pairs", unit="pair", disable=None)
     for pair in bar:
-        if _row(out, pair, mark) is not None:
+        if _row(out, pair, marks[pair]) is not None:
             continue
         began = time.monotonic()
         row: dict[str, Any] = {"status": OK, "message": ""}
@@ -174,15 +199,31 @@ def each(
         except ValueError as error:
             row |= {"status": "failed", "message": " ".join(str(error).split())}
         row["seconds"] = round(time.monotonic() - began, 2)
-        text = json.dumps({"mark": mark, "row": row})
+        text = json.dumps({"mark": marks[pair], "row": row})
         files.write(_place(out, pair), text.encode())
     found = []
     for pair in pairs:
-        while (done := _row(out, pair, mark)) is None:
+        while (done := _row(out, pair, marks[pair])) is None:
             time.sleep(0.5)  # another process is at it
-        photos = {"appearance": str(pair.appearance), "expression": str(pair.expression)}
+        photos = {"appearance": shown(pair.appearance), "expression": shown(pair.expression)}
         found.append({"pair": pair.name, **photos, **done})
     return found
+
+
+def _code(out: epath.Path, entry: worklist.Entry) -> epath.Path:
+    return out / "inversion" / "codes" / f"{entry.name}.npz"
+
+
+def _sha(out: epath.Path, entry: worklist.Entry) -> str:
+    """Of a face and its code, if it has one."""
+    place = _code(out, entry)
+    code = place.read_bytes() if place.exists() else b""
+    return hashlib.sha256(repr(entry).encode() + code).hexdigest()
+
+
+def _mark(key: Mapping[str, Any], *shas: str) -> str:
+    text = json.dumps([key, shas], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _place(out: epath.Path, pair: Pair) -> epath.Path:

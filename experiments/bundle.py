@@ -16,6 +16,7 @@ from fxjax.images import save_image
 from fxjax.types import Photo
 
 PSI = 0.7  # of the sample pictures
+DISCRIMINATOR = "discriminator.npz"
 TRIES = 200  # seeds that are searched for better samples where those given show no face
 # The figures that must not get worse, and whether more is better.
 CHIEF = {
@@ -115,6 +116,14 @@ def pack(generator: str, features: str, figures: dict[str, Any]) -> Packed:
         "figures": figures,
     }
     return Packed(source["kind"], parts, info, card_text(info, made.resolution))
+
+
+def discriminator(generator: str) -> bytes:
+    """The file that the trainer exported with this generator. FileNotFoundError if it is gone."""
+    beside = files.absolute(generator).parent / "training" / DISCRIMINATOR
+    if not beside.exists():
+        raise FileNotFoundError(f"no {beside}; the trainer writes it with its export")
+    return beside.read_bytes()
 
 
 def samples(generator: epath.PathLike, seeds: Sequence[int]) -> dict[str, Photo]:

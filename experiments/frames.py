@@ -5,7 +5,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import jax.numpy as jnp
@@ -13,9 +13,10 @@ import numpy as np
 from etils import epath
 from jaxtyping import Bool, Float
 
+from experiments import inversion
 from experiments.photos import find
-from fxjax import files
-from fxjax.engine import Engine
+from fxjax import align, files, mix, search
+from fxjax.engine import RESCORED, Engine
 from fxjax.images import load_image
 from fxjax.transfer_types import Located
 from fxjax.types import Photo
@@ -25,29 +26,60 @@ FOLDERS = ("codes", "frames")
 FILES = ("frames.csv", "result.mp4", "mask.json", "state.json")
 
 
-class Source:
-    """The frames in order. Raises ValueError or FileNotFoundError for what cannot be read."""
+class Driver(NamedTuple):
+    """The face of a frame, and its code."""
 
-    def __init__(self, driver: str, most: int):
+    landmarks: align.Landmarks
+    code: Float[np.ndarray, "rows dim"]
+
+    def located(self, frame: Photo, size: int) -> Located:
+        """The face in its frame, aligned."""
+        return Located(frame, self.landmarks, align.align(frame, self.landmarks, size))
+
+
+class Source:
+    """The first `most` frames in order; `left` is how many more there are.
+
+    Of a folder, out/frames below it does not count: results go there. Raises ValueError or
+    FileNotFoundError for what cannot be read.
+    """
+
+    def __init__(self, driver: str, out: epath.Path, most: int):
         self.path, self.most, self.rate = files.absolute(driver), most, 25.0
         self._paths: list[epath.Path] | None = None
         if not self.path.exists():
             raise FileNotFoundError(f"no video or folder of frames {self.path} (--driver)")
+        if self.path.is_relative_to(out / "frames"):
+            raise ValueError(f"{self.path} is where results are written; give another --out")
         if self.path.is_dir():
-            self._paths = find(driver, self.path / "nowhere")[0][:most]
-            self.count = len(self._paths)
-            return
+            paths, _ = find(driver, out / "frames")
+            self._paths, found = paths[:most], len(paths)
+        else:
+            found = self._measure()
+        self.count, self.left = min(most, found), max(0, found - most)
+
+    def _measure(self) -> int:
+        """Notes a video's rate; how many frames it says that it has, or else how many it has."""
         video = self._open()
-        self.rate = video.get(cv2.CAP_PROP_FPS) or 25.0
-        self.count = min(most, max(1, int(video.get(cv2.CAP_PROP_FRAME_COUNT))))
         width, height = (
             video.get(at) for at in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
         )
-        video.release()
         if width * height > MOST_PIXELS:
             raise ValueError(
                 f"{self.path} has frames of {width:.0f}x{height:.0f} pixels: too large"
             )
+        self.rate = video.get(cv2.CAP_PROP_FPS) or self.rate
+        found = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+        if found < 1:  # as browsers record
+            found = sum(1 for _ in iter(video.grab, False))
+        video.release()
+        return found
+
+    def lengths(self) -> dict[str, int]:
+        """The bytes of the video, or of each frame."""
+        if self._paths is None:
+            return {self.path.name: self.path.stat().length}
+        return {str(path.relative_to(self.path)): path.stat().length for path in self._paths}
 
     def _open(self) -> cv2.VideoCapture:
         video = cv2.VideoCapture(os.fspath(self.path)) if os.path.isfile(self.path) else None
@@ -76,21 +108,43 @@ class Source:
             raise ValueError(f"{self.path} holds no frame that can be read")
 
 
-def check(out: epath.Path, settings: Mapping[str, Any]) -> None:
-    """Begins a folder, or goes on in one of the same settings (else ValueError)."""
+def inputs(appearance: str, source: Source, model: str, features: str) -> dict[str, Any]:
+    """What a run is made of: the photo's and the frames' bytes, and the sha256 of the models."""
+    models = inversion.Config(images=appearance, out="", model=model, features=features)
+    sizes = {
+        "the photo's bytes": files.absolute(appearance).stat().length,
+        "the frames' bytes": source.lengths(),
+    }
+    return sizes | inversion.shas(models)
+
+
+def check(out: epath.Path, settings: Mapping[str, Any], made_of: Mapping[str, Any]) -> None:
+    """Begins a folder, or goes on in one of the same settings and inputs (else ValueError).
+
+    With `restart` what an earlier run wrote is removed first.
+    """
     place = out / "state.json"
     kept = {name: value for name, value in settings.items() if name not in ("out", "restart")}
-    if settings["restart"]:
-        for name in FILES:
-            (out / name).unlink(missing_ok=True)
+    kept = json.loads(json.dumps(kept | dict(made_of)))
+    if settings["restart"] and place.exists():
         for name in FOLDERS:
             if (out / name).exists():
                 (out / name).rmtree()
+        for name in FILES:  # the state goes last, so that a killed restart can be restarted
+            (out / name).unlink(missing_ok=True)
     if not place.exists():
+        if taken := [name for name in FOLDERS if (out / name).exists()]:
+            raise ValueError(
+                f"{out} has {' and '.join(taken)} that no run of this command wrote; "
+                "give another --out"
+            )
         files.write(place, json.dumps(kept).encode())
-    elif json.loads(place.read_text()) != json.loads(json.dumps(kept)):
+        return
+    old = json.loads(place.read_text())
+    if changed := [name for name in kept if old.get(name) != kept[name]]:
         raise ValueError(
-            f"the run in {out} was begun with other settings; give another --out, or --restart"
+            f"the run in {out} was begun with other settings or files ({', '.join(changed)}); "
+            "give another --out, or --restart"
         )
 
 
@@ -106,29 +160,40 @@ def code(place: epath.Path, find_code: Callable[[], Any]) -> Float[np.ndarray, "
     return found
 
 
-def looked(number: int, count: int, looks: int) -> bool:
-    """Whether a frame is one of those that choose the mask."""
-    return number % max(1, count // max(1, looks)) == 0
-
-
 def choose(
     engine: Engine,
     person: Located,
-    own: np.ndarray,
-    drivers: Mapping[int, tuple[Located | None, np.ndarray]],
+    own: Float[np.ndarray, "rows dim"],
+    source: Source,
+    drivers: Mapping[int, Driver],
+    looks: int,
 ) -> Bool[np.ndarray, " rows"]:
-    """The mask of the least mean score over the frames that were looked at."""
+    """The mask of the least mean score over `looks` of the frames that have a face, spread evenly.
+
+    As in a single transfer, the best are scored again in full where the first score is not.
+    """
     if engine.settings.mask is not None:
         return np.array(engine.settings.mask)
-    seen = [(face, code) for face, code in drivers.values() if face is not None]
-    scores = [
-        engine.scores(jnp.asarray(own), jnp.asarray(code), (person, face)) for face, code in seen
-    ]
-    kept = [one for one in scores if one is not None]
-    if not kept:
+    numbers, count = list(drivers), min(looks, len(drivers))
+    middles = {numbers[(2 * part + 1) * len(numbers) // (2 * count)] for part in range(count)}
+    pairs, scores = [], []
+    for number, frame in enumerate(source):
+        if number in middles:
+            face = drivers[number].located(frame, engine.resolution)
+            pair = jnp.asarray(own), jnp.asarray(drivers[number].code), (person, face)
+            found = engine.scores(*pair)
+            if found is not None:
+                pairs.append(pair)
+                scores.append(found)
+    if not scores:
+        print("the frames' faces are like the photo's: nothing is changed")
         return np.zeros(len(own), bool)
-    mean = np.mean(kept, axis=0)
-    return engine.ranked(mean, engine.order(mean), len(mean)).masks[0]
+    best = engine.order(np.mean(scores, axis=0))[:RESCORED]
+    masks = mix.masks_of(engine.groups, len(own), best.tolist())
+    if engine.settings.score_size < engine.resolution or engine.settings.readout is not None:
+        full = [search.rescore(engine.case(*pair), masks) for pair in pairs]
+        masks = masks[engine.order(np.mean(full, axis=0))]
+    return masks[0]
 
 
 def write_video(path: epath.Path, pictures: Sequence[epath.Path], rate: float) -> None:

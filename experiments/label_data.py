@@ -81,6 +81,7 @@ def read(
     inner = fader.inner(size, zoom)
     labels, apart = read_labels(table, thresholds)
     pictures, names = data.read_pictures(path, size * zoom)
+    data.refuse_repeated(names, f"pictures in {path}")
     pictures = pictures[:, *inner]
     if missing := [name for name in names if name not in labels]:
         raise ValueError(
@@ -135,6 +136,7 @@ def read_labels(
             f"{source} wants the columns file,expression (or filename,happy: ratings); it has "
             f"{','.join(columns) or 'no rows'}"
         )
+    data.refuse_repeated([row[file] for row in rows], f"rows of {source}")
     if "expression" in columns:
         if bare := [row[file] for row in rows if not (row["expression"] or "").strip()]:
             raise ValueError(

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Annotated
 
-from experiments import label_data, pasted_faces, picture_zip, seeds, smile_samples
+from experiments import label_data, pasted_faces, picture_zip, smile_samples
 from experiments.smile_samples import Limits, Reader, Sample
 from fxjax import data, load
 
@@ -26,7 +26,7 @@ class Config:
     donors: Annotated[
         int, "rated faces of each expression that lend the others their mouths, for pairs; 0: none"
     ] = 8
-    receivers: Annotated[int, "samples of the generator that get such mouths too"] = 2000
+    receivers: Annotated[int, "samples of the generator that get the donors' mouths too"] = 2000
     renders: Annotated[str, "zip of experiments.render_faces, its .csv beside it; empty: none"] = ""
     model: Annotated[str, "generator: a model folder or the name of a shipped model"] = "faces"
     samples: Annotated[int, "pictures of the generator that are tried, pairs included"] = 8000
@@ -49,6 +49,7 @@ def rated(config: Config, reader: Reader) -> Iterator[tuple[str, bool, Sample]]:
     labels, apart = label_data.read_labels(config.table, thresholds)
     rows = {row["filename"]: row for row in data.read_table(config.table)}
     pictures, names = data.read_pictures(config.data, config.size)
+    data.refuse_repeated(names, f"pictures in {config.data}")
     if missing := [name for name in names if name not in rows]:
         raise ValueError(f"{config.table} lacks {len(missing)} pictures, first {missing[0]}")
     for name, picture in zip(names, pictures, strict=True):
@@ -73,8 +74,7 @@ def _receivers(config: Config) -> list[pasted_faces.Face]:
     generator = load(config.model, part="generator")
     first = config.seed + config.samples
     numbers = range(first, first + config.receivers)
-    labels = seeds.one_hot((), generator.labels, len(numbers))
-    codes = seeds.map_seeds(generator, numbers, labels, config.psi, None)
+    codes = smile_samples.codes(generator, numbers, config.psi)
     pictures = smile_samples.drawn(generator, codes, numbers, config.size)
     return [
         (f"{number}.jpg", f"sample{number}", picture)

@@ -66,10 +66,9 @@ def run(options: Run, settings: Settings) -> TrainState:
     judged = held_back if len(held_back.classes) else trained
 
     def draw(state: TrainState) -> dict[str, float]:
-        if jax.process_index() == 0:
-            path = f"{options.out}/samples/{int(state.images):08d}.png"
-            shown = judged.take(some(judged))
-            images.save_image(path, sheet(shown, changed(settings, state, shown.pictures)))
+        path = f"{options.out}/samples/{int(state.images):08d}.png"
+        shown = judged.take(some(judged))
+        images.save_image(path, sheet(shown, changed(settings, state, shown.pictures)))
         return measured(settings, state, judged)
 
     def write(state: TrainState) -> None:

@@ -59,7 +59,7 @@ def page(
         ranks = [row[f"rank of {name} rows"] for row in rows if f"rank of {name} rows" in row]
         if not ranks:
             continue
-        total = 2 ** sum(np.isfinite(row[0]) for row in rows[0]["effects"])
+        total = rows[0]["masks"]
         share = np.mean([all(row["mask"][k] == "1" for k in taken) for row in rows])
         parts.append(
             f"<h2>Rows {taken} ({escape(name)})</h2><p>Their mask ranks {np.median(ranks):.0f} of "

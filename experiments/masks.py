@@ -21,7 +21,10 @@ def read_rows(text: str) -> mix.Groups | None:
     groups: list[tuple[int, ...]] = []
     for part in text.split(","):
         if span := re.fullmatch(r"(\d+)-(\d+)", part):
-            groups += [(row,) for row in range(int(span[1]), int(span[2]) + 1)]
+            first, last = int(span[1]), int(span[2])
+            if first > last:
+                raise ValueError(f"--rows={text}: {part} runs backwards; want {last}-{first}")
+            groups += [(row,) for row in range(first, last + 1)]
         elif re.fullmatch(r"\d+(\+\d+)*", part):
             groups.append(tuple(int(row) for row in part.split("+")))
         else:

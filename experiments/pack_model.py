@@ -26,6 +26,9 @@ class Config:
     dst: Annotated[str, "folder to make"]
     seeds: Annotated[str, "of the sample pictures; dlib must find a face in each"] = "0-7"
     megabytes: Annotated[float, "most that the bundle may take"] = 22.0
+    training: Annotated[
+        str | None, "folder that gets the discriminator too, for --start_discriminator"
+    ] = None
     overwrite: Annotated[bool, "replace even a bundle with better figures"] = False
 
 
@@ -37,8 +40,11 @@ def main(config: Config) -> None:
         raise ValueError(
             f"{target} has better figures: {'; '.join(worse)}; --overwrite replaces it all the same"
         )
+    discriminator = bundle.discriminator(config.generator) if config.training else b""
     packed = bundle.pack(config.generator, config.features, figures)
     size = bundle.write(target, packed, parse_seeds(config.seeds), config.megabytes)
+    if config.training:
+        files.write(files.absolute(config.training) / bundle.DISCRIMINATOR, discriminator)
     print(f"wrote {target}: {size / 1e6:.1f} MB")
 
 

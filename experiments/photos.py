@@ -19,7 +19,7 @@ ENDINGS = (
 def find(images: str, out: epath.Path) -> tuple[list[epath.Path], int]:
     """The sorted pictures of a folder (with all below it), a glob, a list or a single file.
 
-    A list is a .txt file with a path in each line, relative to the list's folder.
+    A list is a .txt file with a path in each line (see `beside`).
 
     In a folder those count whose names end as pictures' do; the second result is how many files do
     not. Hidden files and what lies below `out` are left out. Raises ValueError if none is left.
@@ -52,7 +52,23 @@ def _listed(source: epath.Path) -> list[epath.Path]:
         lines = source.read_text().splitlines()
     except UnicodeDecodeError:
         raise ValueError(f"{source} is not a list of paths: no text in UTF-8") from None
-    return [files.absolute(source.parent / line.strip()) for line in lines if line.strip()]
+    return [beside(source, line.strip()) for line in lines if line.strip()]
+
+
+def beside(source: epath.Path, text: str) -> epath.Path:
+    """The path that a line of a list or table means: relative to the file's folder, or whole."""
+    return epath.Path(text) if "://" in text else source.parent / text
+
+
+def fits_a_line(path: epath.Path) -> bool:
+    """Whether a list can hold the path: no line break, UTF-8, no space at its ends."""
+    text = str(path)
+    return text.encode(errors="ignore").decode().strip().splitlines() == [text]
+
+
+def shown(path: epath.Path) -> str:
+    """The path as text that any file can hold."""
+    return str(path).encode(errors="backslashreplace").decode()
 
 
 def _below(folder: epath.Path) -> Iterator[epath.Path]:

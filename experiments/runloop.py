@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, TypeVar
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fxjax import data, files, sharding, snapshot
@@ -18,6 +20,7 @@ from fxjax import data, files, sharding, snapshot
 State = TypeVar("State")
 
 AHEAD = 4  # steps that may wait in the device's queue
+AGREE = 10  # steps after which processes agree whether to stop
 
 Metrics = dict[str, jax.Array]
 
@@ -27,7 +30,7 @@ class Rhythm:
     """How often things are done."""
 
     report_every: Annotated[int, "steps between lines of progress, at most 100"] = 50
-    sample_kimg: Annotated[float, "thousands of pictures between sample sheets"] = 5.0
+    sample_kimg: Annotated[float, "thousands of pictures between sample sheets"] = 20.0
     checkpoint_minutes: Annotated[float, "minutes between checkpoints"] = 5.0
     export_minutes: Annotated[float, "minutes between exports"] = 5.0
 
@@ -38,7 +41,8 @@ class Job:
 
     A state has `images`, the count of what was seen, and `broken`, that count when a loss first was
     not finite, or -1. `step` takes a state and its count, consumes it, and returns the next one and
-    metrics, `broken` among them. `draw` returns measures, which are logged from then on.
+    metrics, `broken` among them. `draw`, which returns measures that are logged from then on, and
+    `export` run in the first process alone, on a state of its own.
     """
 
     out: str
@@ -105,19 +109,20 @@ def loop(job: Job, rhythm: Rhythm, state: Any) -> Any:
     def export() -> None:
         job.check(int(state.broken))
         if jax.process_index() == 0:
-            job.export(state)
+            job.export(sharding.own(state))
 
     interval = max(batch, int(rhythm.sample_kimg * 1000))
     saved = exported = time.monotonic()
     with stop_signals() as stopped:
-        while seen < job.total and not stopped:
+        while seen < job.total and not _any(stopped, seen // batch):
             state, metrics = job.step(state, seen)
             seen += batch
             waiting.append((seen, metrics))
             report(AHEAD)  # reading what is AHEAD steps old keeps the device busy
             if seen // interval > (seen - batch) // interval:
                 job.check(int(state.broken))
-                log.extra |= job.draw(state)
+                if jax.process_index() == 0:
+                    log.extra |= job.draw(sharding.own(state))
             if time.monotonic() - saved > rhythm.checkpoint_minutes * 60:
                 save()
                 saved = time.monotonic()
@@ -127,11 +132,18 @@ def loop(job: Job, rhythm: Rhythm, state: Any) -> Any:
         report(0)
     save()
     export()
-    if stopped:
+    if seen < job.total:
         say(f"stopped after {seen} {job.unit}; the same command goes on from there")
         raise KeyboardInterrupt
     say(f"finished after {seen} {job.unit}")
     return state
+
+
+def _any(stopped: list[int], step: int) -> bool:
+    """Whether any process got a stop signal; all of them must ask at the same step."""
+    if jax.process_count() == 1:
+        return bool(stopped)
+    return step % AGREE == 0 and bool(np.any(multihost_utils.process_allgather(len(stopped))))
 
 
 @contextlib.contextmanager

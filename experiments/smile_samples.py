@@ -124,11 +124,9 @@ def labelled(
     pictures have the same person. Raises ValueError if too few show a face.
     """
     numbers = range(seed, seed + count // 2 + count // 4)
-    codes = seeds.map_seeds(
-        generator, numbers, seeds.one_hot((), generator.labels, len(numbers)), psi, None
-    )
+    w = codes(generator, numbers, psi)
     alone = count // 2
-    pictures = drawn(generator, codes[:alone], numbers[:alone], size)
+    pictures = drawn(generator, w[:alone], numbers[:alone], size)
     smiles = np.array([reader(p) for p in tqdm(pictures, "samples", disable=None)])
     names = [limits.name(smile) for smile in smiles]
     samples = [
@@ -137,7 +135,7 @@ def labelled(
         if name
     ]
     seen = np.isfinite(smiles)
-    flat = np.asarray(codes[:, 0], np.float64)
+    flat = np.asarray(w[:, 0], np.float64)
     way = direction(flat[:alone][seen], smiles[seen])
     guess = smiles[seen].mean() + (flat - flat[:alone][seen].mean(0)) @ way / (way @ way)
     sides = {
@@ -146,7 +144,7 @@ def labelled(
             reader,
             limits,
             name,
-            codes[alone:],
+            w[alone:],
             guess[alone:],
             way,
             numbers[alone:],
@@ -193,6 +191,12 @@ def _moved(
             number: picture for number, picture in bar if limits.name(reader(picture)) == name
         }
     return found
+
+
+def codes(generator: Any, numbers: Sequence[int], psi: float) -> Codes:
+    """The codes of these seeds, for a generator without labels."""
+    labels = seeds.one_hot((), generator.labels, len(numbers))
+    return seeds.map_seeds(generator, numbers, labels, psi, None)
 
 
 def drawn(generator: Any, codes: Codes, numbers: Sequence[int], size: int) -> Photos:

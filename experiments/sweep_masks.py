@@ -57,7 +57,7 @@ def main(config: Config) -> None:
         files.write(out / "scores" / f"{pair.name}.npz", buffer.getvalue())
         drawn = to_uint8(np.asarray(engine.draw(mix.mixed(codes[0], codes[1], alone))))
         other = to_uint8(np.asarray(engine.draw(codes[1:])))[0]
-        row: dict[str, Any] = {"mask": mask_text(ranked.masks[0])}
+        row: dict[str, Any] = {"mask": mask_text(ranked.masks[0]), "masks": len(ranked.masks)}
         for name, rows in PRESETS.items():
             same = (ranked.masks == np.isin(np.arange(count), rows)).all(axis=1)
             if same.any():

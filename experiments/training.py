@@ -131,10 +131,9 @@ def _export(options: Run, settings: train_state.Settings, state: train_state.Tra
 
 def _draw(options: Run, state: train_state.TrainState) -> dict[str, float]:
     """Saves a grid of the average generator's pictures: fixed z at psi 1, below at psi 0.7."""
-    if jax.process_index() == 0:
-        made = images.to_uint8(np.asarray(_sample(state.average)))
-        path = f"{options.out}/samples/{int(state.images):08d}.png"
-        images.save_image(path, images.contact_sheet(made, columns=8, gap=2))
+    made = images.to_uint8(np.asarray(_sample(state.average)))
+    path = f"{options.out}/samples/{int(state.images):08d}.png"
+    images.save_image(path, images.contact_sheet(made, columns=8, gap=2))
     return {}
 
 

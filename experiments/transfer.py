@@ -39,6 +39,8 @@ def main(config: Config) -> None:
     out, began = files.absolute(config.out), time.monotonic()
     if config.top < 1:
         raise ValueError(f"--top={config.top}: want 1 or more")
+    if config.top > 1 and config.mask:
+        raise ValueError("--top is of ranked masks, but --mask gives the one; leave one out")
     engine = Engine(config.model, config.features, config.settings())
     with tqdm(total=100, disable=None, bar_format="{desc:<10} {bar} {n:3.0f} %") as bar:
 

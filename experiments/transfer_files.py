@@ -38,13 +38,12 @@ def write(
         table = transfer_report.ranking_csv(result.ranked)
         files.write(out / "ranking.csv", table.encode())
         faces = result.person, result.driver
-        tuned = engine.tuned(faces, codes) if top > 1 else None  # the same for every mask
         for place, mask in enumerate(result.ranked.masks[1:top], start=2):
-            again = engine.pair(*faces, codes, mask=mask, tuned=tuned)
+            again = engine.pair(*faces, codes, mask=mask, tuned=result.generator)
             save_image(out / f"result_{place}.png", again.image, note=text)
 
     def draw(masks: np.ndarray) -> np.ndarray:
-        return np.asarray(engine.draw(mix.mixed(codes[0], codes[1], masks)))
+        return np.asarray(engine.draw(mix.mixed(codes[0], codes[1], masks), result.generator))
 
     facts = {**facts, "mask": transfer_report.mask_text(result.mask)}
     html = transfer_report.page(result, measured, draw, facts)

@@ -8,14 +8,14 @@ import dataclasses
 import json
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from etils import epath
 from jaxtyping import Float
 from tqdm import tqdm
 
-from experiments.photos import find, free_name, photo_names
+from experiments.photos import find, free_name, photo_names, shown
 from fxjax import align, detect, files
 from fxjax.images import load_image, save_image, to_uint8
 from fxjax.types import Photo
@@ -84,7 +84,7 @@ def make(out: epath.Path, images: str, options: Options) -> list[Entry]:
         text = json.dumps({"photos": photos, "done": count, "entries": listed})
         files.write(place, text.encode())
 
-    names, cutter, last = photo_names(paths), Cutter(options), time.monotonic()
+    names, cutter, last = photo_names(paths), Cutter(options, paths), time.monotonic()
     taken = {name.casefold() for name in names} | {entry.name.casefold() for entry in entries}
     bar = tqdm(paths[done:], "faces", len(paths), initial=done, unit="photo", disable=None)
     for index, path in enumerate(bar, start=done):
@@ -112,7 +112,7 @@ def region_weights(
 ) -> Float[np.ndarray, "batch size size"] | None:
     """`factor` on each face's eyes, brows and mouth and 1 elsewhere; None if it is 1.
 
-    A face without landmarks has 1 everywhere.
+    An empty entry has 1 everywhere. ValueError for a face without landmarks.
     """
     if factor == 1:
         return None
@@ -122,6 +122,11 @@ def region_weights(
             crop_from_photo = np.linalg.inv(np.array(entry.photo_from_crop))
             points = align.transform(crop_from_photo, np.array(entry.landmarks))
             weight += (factor - 1) * align.union([align.region_masks(points, size)])
+        elif entry.photo_from_crop is not None:
+            raise ValueError(
+                f"--region_weight={factor}: no landmarks are known of {entry.photo}, which is "
+                "--aligned; leave one of the two flags out"
+            )
     return weights
 
 
@@ -145,14 +150,38 @@ def _compare(old: list[list], new: list[list]) -> None:
     )
 
 
+def given_landmarks(
+    named: Mapping[str, list[align.Landmarks]], paths: Sequence[epath.Path]
+) -> dict[epath.Path, list[align.Landmarks]]:
+    """Each photo's landmarks: those under the longest end of its path, such as x/1.png or 1.png.
+
+    Raises ValueError if two photos share a name.
+    """
+    owners: dict[str, epath.Path] = {}
+    for path in paths:
+        parts = str(path).split("/")
+        ends = ("/".join(parts[start:]) for start in range(len(parts)))
+        name = next((end for end in ends if end in named), None)
+        if name in owners:
+            raise ValueError(
+                f"--landmarks: {name} may be {owners[name]} or {path}; "
+                "name them with their folders there, such as x/1.png"
+            )
+        if name is not None:
+            owners[name] = path
+    return {path: named[name] for name, path in owners.items()}
+
+
 class Cutter:
     """Finds and cuts out faces; the detector is loaded when first needed."""
 
-    def __init__(self, options: Options):
+    def __init__(self, options: Options, paths: Sequence[epath.Path]):
         self.options = options
         self._detector: detect.Detector | None = None
         self._given = (
-            None if options.landmarks is None else detect.load_landmarks(options.landmarks)
+            None
+            if options.landmarks is None
+            else given_landmarks(detect.load_landmarks(options.landmarks), paths)
         )
         if options.landmark_model is not None and not options.aligned and self._given is None:
             self._detector = detect.Detector(options.landmark_model)  # a bad file ends it all now
@@ -160,7 +189,7 @@ class Cutter:
     def faces(self, photo: Photo, path: epath.Path) -> Sequence[detect.Face]:
         """The chosen faces. Raises Refused."""
         if self._given is not None:
-            found = [detect.given(points) for points in self._given.get(path.name, [])]
+            found = [detect.given(points) for points in self._given.get(path, [])]
             if not found:
                 raise Refused("no_face", f"no landmarks are given for {path.name}")
         else:
@@ -198,8 +227,7 @@ def _entries(
     out: epath.Path, path: epath.Path, name: str, taken: set[str], cutter: Cutter
 ) -> Iterable[Entry]:
     """A photo's entries. Whatever is wrong with it stays with it."""
-    shown = str(path).encode(errors="backslashreplace").decode()
-    found: list[Entry] = []
+    photo_path, found = shown(path), list[Entry]()
     try:
         try:
             photo = load_image(path)
@@ -208,24 +236,24 @@ def _entries(
         if cutter.options.aligned:
             crop = cutter.whole(photo)
             save_image(out / "targets" / f"{name}.png", to_uint8(crop.image))
-            return [Entry(shown, name, photo_from_crop=crop.photo_from_crop.tolist())]
+            return [Entry(photo_path, name, photo_from_crop=crop.photo_from_crop.tolist())]
         faces = cutter.faces(photo, path)
         for index, face in enumerate(faces):
             own = name if len(faces) == 1 else free_name(f"{name}_face{index}", taken)
             try:
                 crop = cutter.cut(photo, face.landmarks)
             except Refused as error:
-                found.append(Entry(shown, own, error.status, _line(error)))
+                found.append(Entry(photo_path, own, error.status, _line(error)))
                 continue
             save_image(out / "targets" / f"{own}.png", to_uint8(crop.image))
             places = face.landmarks.astype(np.float64).tolist()
-            found.append(Entry(shown, own, OK, "", places, crop.photo_from_crop.tolist()))
+            found.append(Entry(photo_path, own, OK, "", places, crop.photo_from_crop.tolist()))
     except Refused as error:
-        found.append(Entry(shown, name, error.status, _line(error)))
+        found.append(Entry(photo_path, name, error.status, _line(error)))
     except OSError:
         raise  # of the models or the results, not of the photo
     except Exception as error:  # libraries for pictures raise anything on odd ones
-        found.append(Entry(shown, name, "failed", f"{type(error).__name__}: {_line(error)}"))
+        found.append(Entry(photo_path, name, "failed", f"{type(error).__name__}: {_line(error)}"))
     return found
 
 

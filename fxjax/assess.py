@@ -160,8 +160,9 @@ def table(
 ) -> list[Assessed]:
     """The result, both copies and, with `compare`, simpler methods.
 
-    `joint` adds a code that was searched freely for the least E + weight * A, with as many steps
-    as an inversion has, unless the two faces are alike.
+    All are drawn by the generator that is tuned to the two faces. `joint` adds a code that was
+    searched freely for the least E + weight * A, with as many steps as an inversion has, unless
+    the two faces are alike.
     """
     person, driver = result.person, result.driver
     own, other = jnp.asarray(result.codes[0]), jnp.asarray(result.codes[1])
@@ -172,16 +173,16 @@ def table(
         codes["joint optimisation"] = search.joint(
             case, weight=settings.weight, steps=settings.steps
         )
-    before = engine.draw(own[None])
-    end = Source(driver, np.asarray(engine.draw(other[None])[0]))
+    drawn = engine.draw(jnp.stack([own, other, *codes.values()]), result.generator)
+    end = Source(driver, np.asarray(drawn[1]))
     pictures = [
         ("result", result.image),
         ("copy of the first", person.photo),
         ("the second's face", whole_driver(person, driver)),
     ]
     pictures += [
-        (name, engine.apply(person, before, engine.draw(code[None]), end)[0])
-        for name, code in codes.items()
+        (name, engine.apply(person, drawn[:1], new[None], end)[0])
+        for name, new in zip(codes, drawn[2:], strict=True)
     ]
     if compare:
         pictures += pasted(person, driver)

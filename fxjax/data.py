@@ -61,10 +61,11 @@ def read_weights(path: epath.PathLike, names: Sequence[str]) -> Float[np.ndarray
 
     Reads a table with a column `filename`. A column `training_weight` is taken as it is; else
     `kind` and `source_id` give base pictures 1 and manipulated ones 1/6 (they show few people),
-    and the pictures of held-back people 0. Raises ValueError for other tables and for pictures
-    that are not listed.
+    and the pictures of held-back people 0. Raises ValueError for other tables, for pictures that
+    are not listed, and for names that stand for several.
     """
     rows = read_table(path)
+    refuse_repeated(names, "pictures")
     if "training_weight" in rows[0]:
         weights = {row["filename"]: float(row["training_weight"]) for row in rows}
     elif {"kind", "source_id"} <= rows[0].keys():
@@ -86,11 +87,25 @@ def read_weights(path: epath.PathLike, names: Sequence[str]) -> Float[np.ndarray
 
 
 def read_table(path: epath.PathLike) -> list[dict[str, str]]:
-    """The rows of a CSV file with a column `filename`; ValueError if it is something else."""
+    """The rows of a CSV file with a column `filename`, a row for each.
+
+    Raises ValueError if it is something else, or has several rows for a file.
+    """
     rows = read_rows(path)
     if not rows or "filename" not in rows[0]:
         raise ValueError(f"{files.absolute(path)} has no column filename, or no rows")
+    refuse_repeated([row["filename"] for row in rows], f"rows of {files.absolute(path)}")
     return rows
+
+
+def refuse_repeated(names: Sequence[str], what: str) -> None:
+    """ValueError if a name comes twice: tables find pictures by their names without folders."""
+    name, count = collections.Counter(names).most_common(1)[0] if names else ("", 0)
+    if count > 1:
+        raise ValueError(
+            f"{count} {what} are named {name}; a table finds pictures by their names without "
+            "folders: give each its own"
+        )
 
 
 def read_rows(path: epath.PathLike) -> list[dict[str, str]]:

@@ -29,6 +29,7 @@ LAYERS = ("block1_conv2", "block2_conv2", "block3_conv3")  # of the inversion's 
 RESCORED = 64  # masks that are scored again at full size
 CHUNK = 25  # inversion steps between reports of progress
 TUNING_RATE = 1e-3  # of pivotal tuning, before equalising
+AT_ONCE = 2**22  # pixels that are inverted or drawn together: 4 faces of 1024 px take 6.4 GiB
 POSE = 3  # rows 0 to 2, up to 8 pixels, carry the pose
 
 
@@ -64,6 +65,12 @@ class Engine(Faces):
         if self.settings.mask is not None and len(self.settings.mask) != count:
             raise ValueError(
                 f"a mask of {len(self.settings.mask)} bits: this model has {count} rows"
+            )
+        size = self.settings.score_size
+        if size < self.resolution and (size < 1 or self.resolution % size):
+            raise ValueError(
+                f"a score size of {size} px: pictures of {self.resolution} px are averaged to a "
+                "half, a quarter and so on; give one of these"
             )
         searched = self._searched()
         self.groups = mix.free_rows(0, searched - 1)
@@ -102,12 +109,22 @@ class Engine(Faces):
         start: Codes | None = None,
         progress: Progress | None = None,
     ) -> invert.Inversion:
-        """The W+ codes of aligned faces, from the mean or from given codes, all in one batch."""
+        """The W+ codes of aligned faces, from the mean or from given codes."""
+        parts, count = [], len(faces)
+        first = invert.mean_codes(self.generator, count) if start is None else start
+        for some in self._chunks(count):
+            size = len(faces[some])
+            report = None if progress is None else _part(progress, some.start, size, count)
+            parts.append(self._encode(faces[some], first[some], report))
+        return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
+
+    def _encode(
+        self, faces: Sequence[Located], first: Codes, progress: Progress | None
+    ) -> invert.Inversion:
         targets = jnp.asarray(np.stack([face.crop.image for face in faces]))
         settings = invert.Settings(
             steps=self.settings.steps, rate=self.settings.rate, pull=self.settings.pull
         )
-        first = invert.mean_codes(self.generator, len(faces)) if start is None else start
         goal = _embed(self.loss, targets)
         place = invert.begin(self.generator, first, settings)
         curves = []
@@ -125,7 +142,13 @@ class Engine(Faces):
 
     def draw(self, codes: Codes, generator: Generator | None = None) -> Images:
         """The generator's pictures, or those of a `tuned` one, [-1, 1]."""
-        return _draw(self.generator if generator is None else generator, codes)
+        chosen = self.generator if generator is None else generator
+        return jnp.concatenate([_draw(chosen, codes[some]) for some in self._chunks(len(codes))])
+
+    def _chunks(self, count: int) -> list[slice]:
+        """Runs of faces that fit into memory together."""
+        size = max(1, AT_ONCE // self.resolution**2)
+        return [slice(k, k + size) for k in range(0, count, size)]
 
     def tuned(self, faces: Sequence[Located], codes: Codes) -> Generator:
         """The generator between its copies that draw each face better at its code.
@@ -289,6 +312,7 @@ class Engine(Faces):
             alike,
             np.zeros((2, 0), np.float32) if curves is None else curves,
             seconds,
+            tuned,
         )
 
     def __call__(
@@ -302,8 +326,8 @@ class Engine(Faces):
     ) -> list[Transfer]:
         """A transfer for each chosen face of `appearance`.
 
-        Their changes add up: the last one's `image` has them all. Raises ValueError if a photo
-        has no such face or cannot be read.
+        Their changes add up: each one's `person.photo` is the one before's `image`, and the last
+        `image` has them all. Raises ValueError if a photo has no such face or cannot be read.
         """
         began = time.monotonic()
         people = self.locate(appearance, face)
@@ -322,13 +346,7 @@ class Engine(Faces):
             both = inversion.code[jnp.array([i, -1])]
             result = self.pair(person, drivers[0], both, curves=losses[[i, -1]], progress=progress)
             seconds = {"faces": found, "inversion": inverted} | result.seconds
-            results.append(
-                dataclasses.replace(
-                    result,
-                    person=dataclasses.replace(person, photo=people[i].photo),
-                    seconds=seconds,
-                )
-            )
+            results.append(dataclasses.replace(result, seconds=seconds))
         return results
 
 
@@ -348,6 +366,11 @@ def transfer(
     `Engine` once. Raises ValueError if no face is found, FileNotFoundError for a missing file.
     """
     return Engine(model, features, settings)(appearance, expression, face=face)[-1]
+
+
+def _part(progress: Progress, first: int, count: int, of: int) -> Progress:
+    """Reports the progress of some faces as that of all."""
+    return lambda step, share: progress(step, (first + share * count) / of)
 
 
 @jax.jit

@@ -63,7 +63,7 @@ class Faces:
         """The photo with the difference from `before` to `new`, both in [-1, 1], in its face.
 
         With a `driver`, the new face is laid on the person's, and both photos lend what these
-        pictures lack (`fxjax.detail`).
+        pictures lack (`fxjax.detail`). A gray photo stays gray.
         """
         marks, found = [person.landmarks], self._found(new)
         if found is not None:  # or else the person's own landmarks will do
@@ -73,7 +73,7 @@ class Faces:
                 source = detail.Source(person, before)
                 before, new, found = detail.fitted(source, new, driver, both, parts=self.parts)
             marks.append(align.transform(person.crop.photo_from_crop, found))
-        return align.blend(
+        changed = align.blend(
             person.photo,
             new,
             before,
@@ -83,6 +83,7 @@ class Faces:
             skin=self.skin,
             poisson=self.poisson,
         )
+        return images.gray(changed) if images.is_gray(person.photo) else changed
 
     def _found(self, drawn: detail.Drawn) -> align.Landmarks | None:
         """The landmarks of a drawn face in its pixels, None if none is found there."""

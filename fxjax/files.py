@@ -57,6 +57,7 @@ def new_folder(path: epath.PathLike, *, overwrite: bool = False) -> Iterator[epa
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary, old = _sibling(target, "tmp"), _sibling(target, "old")
     try:
+        temporary.rmtree(missing_ok=True)  # of a killed process that had the same number
         temporary.mkdir()
         yield temporary
         if target.exists():

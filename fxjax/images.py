@@ -51,6 +51,16 @@ def from_uint8(
     return images.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
+def is_gray(picture: UInt8[np.ndarray, "_ _ 3"]) -> bool:
+    """Whether all three channels are equal."""
+    return bool(np.all(picture == picture[..., :1]))
+
+
+def gray(picture: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "height width 3"]:
+    """The picture's luma in all three channels; one that is gray already stays as it is."""
+    return np.repeat(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+
+
 def load_image(path: epath.PathLike) -> Photo:
     """Reads PNG, JPEG, WebP, GIF, BMP or TIFF as RGB uint8, upright and in sRGB.
 

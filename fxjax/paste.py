@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from fxjax.align import Landmarks, Matrix, resample, steady, transform
+from fxjax.images import gray, is_gray
 from fxjax.types import Photo
 
 Region = Literal["mouth", "lower_face", "eyes_and_mouth"]
@@ -38,10 +39,8 @@ def paste(
     Raises ValueError for landmarks that fall together, and if all parts are smaller than 4 pixels
     or outside the photo or the driver's picture.
     """
-    if np.array_equal(photo[..., 0], photo[..., 1]) and np.array_equal(
-        photo[..., 0], photo[..., 2]
-    ):
-        driver = np.repeat(cv2.cvtColor(driver, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+    if is_gray(photo):
+        driver = gray(driver)
     photo_from_driver = steady(driver_landmarks, landmarks)
     moved = transform(photo_from_driver, driver_landmarks)
     apart = np.linalg.norm(landmarks[36:42].mean(0) - landmarks[42:48].mean(0))

@@ -26,6 +26,11 @@ def replicate(tree: Tree, mesh: Mesh) -> Tree:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
+def own(tree: Tree) -> Tree:
+    """This process's copy of replicated arrays, on one device: for what one process does alone."""
+    return jax.tree.map(lambda array: array.addressable_data(0), tree)
+
+
 def split_batch(tree: Any, mesh: Mesh) -> Any:
     """Splits the first axis of every array over the devices.
 

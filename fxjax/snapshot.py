@@ -20,6 +20,7 @@ from fxjax.train_state import Settings, TrainState
 
 Tree = TypeVar("Tree")
 
+COUNTS = ("images", "strength", "path_mean")  # of a state, kept beside the discriminator
 MAY_CHANGE = ("kimg",)  # settings that a run may be continued with: it can be made longer
 
 
@@ -92,7 +93,7 @@ def export(
 
     `folder`/export holds the generator in float16 with its mean w, and mean and covariance of w as
     the part "statistics"; `folder`/training/discriminator.npz the discriminator in float16, the
-    images seen and the augmentation strength. Both are replaced whole.
+    images seen, the augmentation strength and the mean path length. Both are replaced whole.
     """
     folder = files.absolute(folder)
     mean, covariance = train.code_statistics(state.average)
@@ -100,7 +101,7 @@ def export(
     statistics = {"mean": np.asarray(mean), "covariance": np.asarray(covariance)}
     rest = _half(checkpoint.flatten(state.discriminator))
     rest = {f"discriminator/{name}": array for name, array in rest.items()}
-    rest |= {"images": np.asarray(state.images), "strength": np.asarray(state.strength)}
+    rest |= {name: np.asarray(getattr(state, name)) for name in COUNTS}
     packed = io.BytesIO()
     np.savez(packed, **rest)  # pyright: ignore[reportArgumentType]
     checkpoint.save_model(
@@ -122,7 +123,7 @@ def start_from(
     """A state that goes on from an export, with fresh moments.
 
     `model` is the generator's folder, `discriminator` the file that `export` wrote beside it.
-    Raises ValueError if they do not fit the settings.
+    Raises ValueError if they do not fit the settings or each other.
     """
     made, judge = train_state.networks(settings)
     made = checkpoint.restore(model, "generator", lambda _: made)
@@ -134,15 +135,20 @@ def start_from(
     try:
         with np.load(io.BytesIO(source.read_bytes()), allow_pickle=False) as packed:
             rest = dict(packed)
-        images, strength = rest.pop("images"), rest.pop("strength")
+        counts = {name: rest.pop(name) for name in COUNTS}
         flat = {name.removeprefix("discriminator/"): array for name, array in rest.items()}
         judge = checkpoint.fill(judge, flat)
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{source} is no discriminator of these settings: {error}") from error
+    shown = checkpoint.read_card(model).get("images")
+    if shown != counts["images"]:
+        raise ValueError(
+            f"{source} saw {counts['images']} pictures and the generator {model} {shown}: they are "
+            "not of one export, and a discriminator that lags behind teaches nothing for long"
+        )
     state = train_state.begin(settings, without_mean(made), judge)
-    return state._replace(
-        images=jnp.asarray(images, jnp.int32), strength=jnp.asarray(strength, jnp.float32)
-    )
+    kept = {name: jnp.asarray(counts[name], getattr(state, name).dtype) for name in COUNTS}
+    return state._replace(**kept)
 
 
 def without_mean(generator: StyleGAN2) -> StyleGAN2:

@@ -148,7 +148,9 @@ def regularize_generator(
         codes = objective.mixed_codes(generator, style, batch, settings.mixing)
         noisy = objective.with_random_noise(generator, noise, batch)
         lengths = objective.path_lengths(noisy, _split(codes, split), pull)
-        mean = state.path_mean + 0.01 * (jnp.mean(lengths) - state.path_mean)
+        now = jnp.mean(lengths)
+        before = jnp.where(state.path_mean > 0, state.path_mean, now)  # the first one starts it
+        mean = before + 0.01 * (now - before)
         mean = jax.lax.stop_gradient(mean)
         value = jnp.mean(jnp.square(lengths - mean))
         return value * weight, (value, mean)

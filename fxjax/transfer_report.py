@@ -226,9 +226,8 @@ def _plot(ranked: Ranked, pictures: Mapping[int, Photo]) -> str:
     right, top = (min(max(1.05, most), 1.6) for most in spread)
 
     def spot(place: int) -> tuple[float, float]:
-        return 46 + (WIDE - 60) * float(x[place]) / right, HIGH - 40 - (HIGH - 54) * float(
-            y[place]
-        ) / top
+        across, up = min(float(x[place]) / right, 1.0), min(float(y[place]) / top, 1.0)
+        return 46 + (WIDE - 60) * across, HIGH - 40 - (HIGH - 54) * up
 
     every = np.flatnonzero(good)
     if len(every) > DOTS:
@@ -325,7 +324,7 @@ dt { font-size: .8rem; opacity: .7; } dd { margin: 0; overflow-wrap: anywhere; }
 @media (max-width: 600px) {
   body { margin: .8rem auto; padding: 0 .7rem; }
   .hero figure { flex: 1 1 45%; } .hero img { width: 100%; }
-  th, td { padding: .3rem .35rem; } .effects td { min-width: 120px; }
+  th, td { padding: .3rem .25rem; font-size: .85rem; } .effects td { min-width: 120px; }
 }
 """
 

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image as Pillow
 
 from fxjax import align, mix
+from fxjax.nn.generator import Generator
 from fxjax.types import Photo
 
 Pixels = UInt8[np.ndarray, "_ _ 3"]
@@ -104,7 +105,7 @@ class Transfer:
     [3, rows, dim] are those of the person, of the driver, and the mixed one. `mask` was applied
     (1: the row is the driver's); it was chosen from `ranked`, None if it was given or if the
     photos are `alike`: then nothing changes. `curves` [2, steps] are the inversions' losses,
-    `seconds` the time of each step.
+    `seconds` the time of each step. `generator` drew the faces: it is tuned to the two.
     """
 
     image: Photo
@@ -118,6 +119,7 @@ class Transfer:
     alike: bool
     curves: Float[np.ndarray, "2 steps"]
     seconds: dict[str, float]
+    generator: Generator
 
     def side_by_side(self, height: int = 384) -> Photo:
         """The photo, the driver's photo and the result, beside each other on white."""

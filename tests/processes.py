@@ -3,11 +3,15 @@
 import pathlib
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 
 def run_two(
-    command: Sequence[str], root: pathlib.Path, *, seconds: float
+    command: Sequence[str],
+    root: pathlib.Path,
+    *,
+    seconds: float,
+    meanwhile: Callable[[list[subprocess.Popen[str]]], None] = lambda _: None,
 ) -> tuple[list[int], list[str]]:
     """Exit status and output of processes 0 and 1 of a command, on loopback."""
     with socket.socket() as probe:
@@ -25,6 +29,7 @@ def run_two(
         for index in range(2)
     ]
     try:
+        meanwhile(processes)
         texts = [process.communicate(timeout=seconds)[0] for process in processes]
     finally:
         for process in processes:

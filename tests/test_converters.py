@@ -10,6 +10,7 @@ import pytest
 
 import fxjax
 from converters import convert as front
+from converters import rosinality
 from converters.command import Choice, Config, write
 from converters.source import Network, Opened, WeightError, open_weights
 from converters.verify import Row, verify
@@ -137,6 +138,18 @@ def test_rosinality_at_a_lower_size(tmp_path: pathlib.Path) -> None:
     assert rows["w"].passed is True
     with pytest.raises(WeightError, match="holds 8 to 1024 px"):
         converted(source, tmp_path / "other", Choice(resolution=96))
+
+
+def test_the_mean_code_is_that_of_10_000_at_once() -> None:
+    random = np.random.default_rng(1)
+    arrays = {f"mapping/layers/{i}/kernel": random.normal(size=(12, 12)) / 3 for i in range(2)}
+    arrays |= {f"mapping/layers/{i}/bias": random.normal(size=12) for i in range(2)}
+    x = np.random.default_rng(0).standard_normal((10_000, 12), np.float32)
+    x = x / np.sqrt(np.mean(x**2, axis=1, keepdims=True) + 1e-8)
+    for i in range(2):
+        x = x @ arrays[f"mapping/layers/{i}/kernel"] + arrays[f"mapping/layers/{i}/bias"]
+        x = np.where(x > 0, x, 0.2 * x)
+    np.testing.assert_allclose(rosinality._mean_w(arrays, 2, 12), x.mean(axis=0), atol=1e-6)
 
 
 def opened_with(source: Opened, name: str, network: Network) -> Opened:

@@ -145,6 +145,11 @@ def test_bad_tables(tmp_path):
     nothing = table(tmp_path / "d.csv", [{"filename": "a.png", "training_weight": "0"}])
     with pytest.raises(ValueError, match="some above 0"):
         data.read_weights(nothing, ["a.png"])
+    with pytest.raises(ValueError, match=r"2 pictures are named a\.png; a table finds pictures by"):
+        data.read_weights(listed, ["a.png", "a.png"])
+    twice = [{"filename": "a.png", "training_weight": weight} for weight in "01"]
+    with pytest.raises(ValueError, match=r"2 rows of .*e\.csv are named a\.png"):
+        data.read_weights(table(tmp_path / "e.csv", twice), ["a.png"])
 
 
 def test_held_back_people_are_always_the_same():

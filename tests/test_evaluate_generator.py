@@ -3,6 +3,7 @@
 import csv
 import json
 import pathlib
+import shutil
 import zipfile
 
 import jax
@@ -325,6 +326,18 @@ class TestBundle:
         assert (target / "model.json").read_bytes() == before
         pack_model.main(self.config(model, figures, tmp_path, "--overwrite"))
         assert json.loads((target / "model.json").read_text())["figures"] == worse
+
+    def test_the_discriminator_comes_too(self, model, figures, tmp_path):
+        run, kept = tmp_path / "run", tmp_path / "kept"
+        shutil.copytree(model, run / "export")
+        config = self.config(run / "export", figures, tmp_path, f"--training={kept}")
+        with pytest.raises(FileNotFoundError, match="the trainer writes it with its export"):
+            pack_model.main(config)
+        assert not (tmp_path / "zoo" / "tiny").exists()
+        (run / "training").mkdir()
+        (run / "training" / "discriminator.npz").write_bytes(b"weights")
+        pack_model.main(config)
+        assert (kept / "discriminator.npz").read_bytes() == b"weights"
 
     def test_too_large(self, model, figures, tmp_path):
         with pytest.raises(ValueError, match=r"MB, more than 0\.01"):

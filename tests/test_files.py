@@ -77,6 +77,14 @@ def test_a_new_folder_appears_whole_and_is_replaced_whole(place):
     assert contents(place) == {"model/card": "two"}
 
 
+def test_what_a_killed_process_left_is_no_hindrance(place):
+    """A container that starts again gives its process the same number."""
+    fill(files._sibling(place / "model", "tmp"), "half")
+    with files.new_folder(place / "model") as folder:
+        (folder / "card").write_text("whole")
+    assert contents(place) == {"model/card": "whole"}
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_error_leaves_what_was_there(place, error):
     with files.new_folder(place / "model") as folder:

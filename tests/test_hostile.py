@@ -20,6 +20,8 @@ import pytest
 import weightfiles as wf
 
 import converters.hdf5
+from converters import rosinality, stylegan2
+from converters.command import Choice, Reader
 from converters.source import WeightError, open_weights
 
 DATA = pathlib.Path(__file__).parent / "data"
@@ -585,3 +587,74 @@ def test_damaged_keras_files(tmp_path: pathlib.Path, lines: dict[str, list[tuple
                 changed[place] ^= bits
             line = refusal(tmp_path, bytes(changed))
             assert "is damaged" in line or "known kind" in line
+
+
+# --- Small files of networks that would be large ------------------------------------------------
+
+
+def styled(levels: int, latent: int) -> bytes:
+    """A generator of rosinality's with one channel."""
+    ones = lambda *shape: np.full(shape, 0.1, np.float32)
+    arrays = {"style.1.linear.weight_orig": ones(1, latent), "style.1.linear.bias": ones(1)}
+    for level in range(levels):
+        block = f"generator.progression.{level}"
+        for half in (1, 2):
+            arrays[f"{block}.noise{half}.weight_orig"] = ones(1, 1, 1, 1)
+            arrays[f"{block}.adain{half}.style.linear.weight_orig"] = ones(2, 1)
+            arrays[f"{block}.adain{half}.style.linear.bias"] = ones(2)
+            name = f"{block}.conv1.1" if half == 1 else f"{block}.conv2"
+            arrays[f"{name}.conv.weight_orig"] = ones(1, 1, 3, 3)
+            arrays[f"{name}.conv.bias"] = ones(1)
+        if level == 0:
+            del arrays[f"{block}.conv1.1.conv.weight_orig"], arrays[f"{block}.conv1.1.conv.bias"]
+            arrays[f"{block}.conv1.input"] = ones(1, 1, 4, 4)
+        arrays[f"generator.to_rgb.{level}.conv.weight_orig"] = ones(3, 1, 1, 1)
+        arrays[f"generator.to_rgb.{level}.conv.bias"] = ones(3)
+    return wf.torch_zip(*wf.state_dict(arrays))
+
+
+def peak_of(work: Callable[[], Any]) -> int:
+    """Most bytes that `work` holds at once."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("levels", "latent", "message"),
+    [
+        (12, 8, "12 sizes where at most 9 belong"),
+        (2, 20_000, r"mapping layer 0 has shape \(20000, 1\) where at most 4096"),
+    ],
+)
+def test_large_networks_are_refused(tmp_path: pathlib.Path, levels: int, latent: int, message: str):
+    path = tmp_path / "weights"
+    path.write_bytes(styled(levels, latent))
+    opened = open_weights(str(path))
+
+    def convert() -> None:
+        with pytest.raises(WeightError, match=message):
+            rosinality.convert(opened, Choice())
+
+    assert peak_of(convert) < 8 << 20
+
+
+def test_the_mean_code_takes_little_memory(tmp_path: pathlib.Path):
+    path = tmp_path / "weights"
+    path.write_bytes(styled(2, rosinality.WIDEST))
+    opened = open_weights(str(path))
+    assert peak_of(lambda: rosinality.convert(opened, Choice())) < 64 << 20
+
+
+@pytest.mark.parametrize("shape", [(1, 20_000), (17, 17), (17,), (3, 4), (), (0,)])
+def test_odd_filters_are_refused(shape: tuple[int, ...]):
+    reader = Reader({"b8/resample_filter": np.ones(shape, np.float32)}, "file")
+
+    def read() -> None:
+        with pytest.raises(WeightError, match="file: a resample filter of shape"):
+            stylegan2.taps_of(reader, "/resample_filter", "file")
+
+    assert peak_of(read) < 8 << 20

@@ -410,6 +410,7 @@ def test_starts(home, whole, plain, tmp_path):
     ({"face": "left"}, "--face=left: want"),
     ({"images": "nowhere"}, "no folder or picture .*nowhere"),
     ({"realign": True}, "exclude each other"),
+    ({"region_weight": 2.0}, "--region_weight=2.0: no landmarks are known of .*made0.png"),
 ])  # fmt: skip
 def test_bad_settings_are_one_line(home, tmp_path, changes, error):
     with pytest.raises((ValueError, OSError), match=error):
@@ -540,6 +541,32 @@ def test_regions_weigh_more_if_asked(home, tmp_path):
         region = worklist.region_weights([entry], 16, 2.0)[0] - 1  # pyright: ignore
         errors.append(np.sum(region * np.square(target - picture).mean(axis=2)) / region.sum())
     assert errors[1] < 0.95 * errors[0]
+
+
+def test_given_landmarks_are_found_by_folder_and_name(tmp_path):
+    paths = [epath.Path(tmp_path / name) for name in ("x/1.png", "y/1.png", "2.png", "3.png")]
+    one, two, three = ([np.full((68, 2), float(value))] for value in range(3))
+    named = {"x/1.png": one, "1.png": two, "2.png": three}
+    found = worklist.given_landmarks(named, paths)
+    assert found == {paths[0]: one, paths[1]: two, paths[2]: three}
+    for path in paths[:2]:
+        save_image(path, np.zeros((16, 16, 3), np.uint8))
+    (tmp_path / "points.json").write_text(json.dumps({"1.png": [face_points().tolist()]}))
+    options = worklist.Options(16, landmarks=str(tmp_path / "points.json"))
+    with pytest.raises(ValueError, match=r"--landmarks: 1\.png may be .*x/1\.png or .*y/1\.png"):
+        worklist.make(epath.Path(tmp_path / "out"), str(tmp_path), options)
+
+
+def test_lists_hold_buckets_and_names_that_are_odd(tmp_path):
+    source = epath.Path(tmp_path / "photos.txt")
+    source.write_text(f"a.png\n  gs://bucket/a b.png\n\n{tmp_path}/é\u202f.png\r\n")
+    found, _ = photos.find(str(source), epath.Path(tmp_path / "out"))
+    assert {str(path) for path in found} == {
+        f"{tmp_path}/a.png", "gs://bucket/a b.png", f"{tmp_path}/é\u202f.png",
+    }  # fmt: skip
+    assert all(photos.fits_a_line(path) for path in found)
+    for name in ("a\nb.png", "a\u2028b.png", os.fsdecode(b"caf\xe9.png")):
+        assert not photos.fits_a_line(epath.Path(tmp_path / name))
 
 
 def test_moved_noise_images_are_kept_and_draw_the_picture_again(home, tmp_path):

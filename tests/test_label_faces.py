@@ -106,6 +106,9 @@ def test_held_back_column_decides(tmp_path):
     (tmp_path / "a.csv").write_text("\n".join([*lines, "6.png,neutral,same,yes"]) + "\n")
     with pytest.raises(ValueError, match=r"held_back 'yes' for 6\.png; want 0 or 1"):
         label_data.read_labels(tmp_path / "a.csv", HALF)
+    (tmp_path / "a.csv").write_text("\n".join([*lines, lines[-1]]) + "\n")
+    with pytest.raises(ValueError, match=r"2 rows of .*a\.csv are named 5\.png"):
+        label_data.read_labels(tmp_path / "a.csv", HALF)
 
 
 def test_direction_is_that_of_the_smile():

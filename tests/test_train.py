@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from typing import Any
 
 import cv2
@@ -18,6 +19,7 @@ import optax
 import pytest
 import trainingruns
 from flax import nnx
+from processes import run_two
 from trainingruns import one_device
 
 import fxjax
@@ -167,6 +169,19 @@ def test_pictures_are_drawn_by_weight():
     np.testing.assert_allclose(counts / 4096, np.asarray([6, 1, 6]) / 13, atol=0.03)
 
 
+def test_the_first_path_lengths_start_their_mean():
+    """From a mean of 0 the penalty would pull all lengths to 0 for thousands of steps."""
+    split = jax.sharding.NamedSharding(one_device(), jax.sharding.PartitionSpec("batch"))
+    pixels = train_state.Data(jnp.zeros((1, 8, 8, 3), jnp.uint8), jnp.ones(1))
+    state, first = train.regularize_generator(TINY, split, train_state.fresh(TINY), pixels)
+    assert float(first["path_mean"]) > 0
+    codes = objective.mixed_codes(state.generator, jax.random.key(0), 64, 0.9)
+    lengths = objective.path_lengths(state.generator, codes, jax.random.key(1))
+    np.testing.assert_allclose(first["path_mean"], jnp.mean(lengths), rtol=0.5)
+    _, second = train.regularize_generator(TINY, split, state, pixels)
+    np.testing.assert_allclose(second["path_mean"], first["path_mean"], rtol=0.02)
+
+
 def test_batches_that_do_not_divide_are_refused():
     state = train_state.fresh(TINY)
     pictures = train_state.Data(jnp.zeros((8, 8, 8, 3), jnp.uint8), jnp.ones(8))
@@ -268,6 +283,7 @@ def test_export_is_the_average_and_goes_on(whole_run, pictures_folder, once, tmp
     )
     assert int(state.images) == 400
     assert float(state.strength) == arrays[".strength"]
+    assert float(state.path_mean) == arrays[".path_mean"] > 0
     assert not np.any(state.generator.w_mean[...])
     longer = dataclasses.replace(SMOKE, kimg=0.408)
     again = options(pictures_folder, tmp_path / "b", start_from=str(whole_run / "export"))
@@ -319,6 +335,34 @@ def test_stop_signal_saves_first(pictures_folder, once, tmp_path, monkeypatch):
     (stopped,) = (tmp_path / "a" / "checkpoints").iterdir()
     assert stopped.name == "0000000200"
     assert (tmp_path / "a" / "export" / "model.json").exists()
+
+
+def test_two_processes_stop_when_one_is_told_to(pictures_folder, tmp_path, root):
+    out = tmp_path / "two"
+    command = [sys.executable, "-m", "experiments.train_generator", f"--data={pictures_folder}"]
+    command += ["--preset=smoke", "--resolution=8", "--kimg=200", f"--out={out}", "--sample_kimg=1"]
+
+    def stop_the_other(processes):
+        deadline = time.monotonic() + 200
+        while not list(out.glob("samples/*.png")) and time.monotonic() < deadline:
+            assert all(process.poll() is None for process in processes), "a process ended"
+            time.sleep(0.1)
+        processes[1].send_signal(signal.SIGTERM)
+
+    statuses, texts = run_two(command, root, seconds=100, meanwhile=stop_the_other)
+    assert statuses == [130, 130], "\n".join(texts)
+    (stopped,) = (out / "checkpoints").iterdir()
+    assert 1000 <= int(stopped.name) < 200_000
+    assert f"stopped after {int(stopped.name)} images" in texts[0]
+    assert (out / "export" / "model.json").exists()
+
+
+def test_an_older_discriminator_is_refused(whole_run, tmp_path):
+    with np.load(whole_run / "training" / "discriminator.npz") as packed:
+        older = dict(packed) | {"images": np.int32(200)}
+    np.savez(tmp_path / "older.npz", **older)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"saw 200 pictures and the generator .* 400: they are"):
+        snapshot.start_from(whole_run / "export", tmp_path / "older.npz", SMOKE)
 
 
 def test_broken_loss_stops_and_keeps_the_good(whole_run, pictures_folder, once, tmp_path):

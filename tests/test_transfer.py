@@ -13,7 +13,7 @@ from facemodels import save_models
 from PIL import Image
 from scipy.stats import spearmanr
 
-from fxjax import align, assess, search, transfer_report
+from fxjax import align, assess, images, search, transfer_report
 from fxjax.engine import Engine
 from fxjax.images import load_image, save_image
 from fxjax.mix import mixed
@@ -165,6 +165,7 @@ def test_a_readout_ranks_early_rows_and_scores_the_best_in_full(engine, models, 
     assert ranked.agreement == pytest.approx(wanted.statistic, abs=1e-6)
     assert np.isnan(result.ranked.agreement)
     for changes, message in (
+        ({"score_size": 5}, "a score size of 5 px: pictures of 32 px are averaged to a half"),
         ({"readout": 64}, "this is a 32 px generator, not of 64 px"),
         ({"readout": 16, "rows": ((6,),)}, "want rows from 0 to 5"),
     ):
@@ -207,6 +208,29 @@ def test_all_faces_of_a_photo_change_together(engine, driver):
     assert changed[:512].any()
     assert changed[512:].any()
     assert not (first.image != photo).any(axis=(0, 2))[512:].any()
+    np.testing.assert_array_equal(last.person.photo, first.image)
+
+
+def test_a_gray_photo_stays_gray(engine, models, driver, result):
+    gray = images.gray(ASTRONAUT)
+    (found,) = variant(engine, models, mask=(True,) * 8)(gray, driver)
+    assert (found.image != gray).any()
+    assert images.is_gray(found.image)
+    assert not images.is_gray(result.image)
+
+
+def test_faces_do_not_depend_on_how_many_are_inverted_at_once(engine, result, monkeypatch):
+    faces, seen = [result.person, result.driver, result.person], []
+    together = engine.encode(faces)
+    monkeypatch.setattr("fxjax.engine.AT_ONCE", 2 * engine.resolution**2)
+    parts = engine.encode(faces, progress=lambda _, share: seen.append(share))
+    np.testing.assert_allclose(parts.code, together.code, atol=2e-3)
+    assert parts.losses.shape == together.losses.shape
+    assert (np.diff(seen) > 0).all()
+    assert seen[-1] == 1
+    whole = np.asarray(engine.draw(together.code))
+    monkeypatch.setattr("fxjax.engine.AT_ONCE", 1)
+    np.testing.assert_allclose(engine.draw(together.code), whole, atol=1e-4)
 
 
 def test_a_result_shows_itself(result):

@@ -113,6 +113,7 @@ def test_a_readout_reports_its_rank_correlation(home, tmp_path, capsys):
         ({"mask": "01x"}, "--mask=01x: want 0s and 1s"),
         ({"rows": "2-4,3"}, "each in one group at most"),
         ({"rows": "a"}, "--rows=a: want all, or rows"),
+        ({"rows": "0,7-3"}, "--rows=0,7-3: 7-3 runs backwards; want 3-7"),
         ({"strength": 2.0}, "--strength=2.0: want 0"),
         ({"tuning": -1}, "--tuning=-1: want 0 (none) or more steps"),
         ({"skin": 1.5}, "--skin=1.5: want 0 (none) to 1 (all)"),
@@ -218,6 +219,70 @@ def test_two_processes_write_what_one_does(home, done, tmp_path, root):
         assert first | {"seconds": ""} == second | {"seconds": ""}
 
 
+def codes_of(path) -> np.ndarray:
+    with np.load(path, allow_pickle=False) as arrays:
+        return arrays["ws"]
+
+
+def test_pairs_of_replaced_photos_and_codes_are_done_again(home, tmp_path):
+    shutil.copytree(home / "drivers", tmp_path / "drivers")
+    out, drivers = tmp_path / "out", tmp_path / "drivers"
+    options = {"appearance": str(home / "people" / "ann.png"), "expression": str(drivers)}
+    config = batch_config(home, out, **options | {"tuning": 0, "steps": 3})
+
+    def statuses(*, restart: bool) -> dict[str, str]:
+        with pytest.raises(SystemExit, match="1 of 2 pairs failed"):
+            transfer_batch.main(dataclasses.replace(config, restart=restart))
+        return {row["pair"]: row["status"] for row in rows_of(out / "results.csv")}
+
+    assert statuses(restart=False) == {"ann__cat": "ok", "ann__wall": "failed"}
+    (out / "notes.txt").write_text("mine")
+    cat, wall = (load_image(drivers / f"{name}.png") for name in ("cat", "wall"))
+    save_image(drivers / "cat.png", wall)
+    save_image(drivers / "wall.png", cat[:, ::-1])
+    assert statuses(restart=True) == {"ann__cat": "failed", "ann__wall": "ok"}
+    for folder in ("results", "faces", "codes"):  # and nothing of before
+        assert [path.stem for path in (out / folder).iterdir()] == ["ann__wall"]
+    assert (out / "notes.txt").read_text() == "mine"
+    code = out / "inversion" / "codes" / "wall.npz"
+    np.testing.assert_array_equal(codes_of(out / "codes" / "ann__wall.npz")[1], codes_of(code))
+    np.savez(code, ws=codes_of(code) * np.float32(1.01))
+    assert statuses(restart=False) == {"ann__cat": "failed", "ann__wall": "ok"}
+    np.testing.assert_array_equal(codes_of(out / "codes" / "ann__wall.npz")[1], codes_of(code))
+
+
+def test_photos_with_odd_names_cost_their_own_pairs(home, tmp_path):
+    people = tmp_path / "people"
+    shutil.copytree(home / "people", people)
+    for name in ("new\nline.png", os.fsdecode(b"caf\xe9.png")):
+        shutil.copy(home / "people" / "ann.png", people / name)
+    (people / "link.png").symlink_to(people / "ann.png")
+    options = {"appearance": str(people), "expression": str(home / "drivers" / "cat.png")}
+    config = batch_config(home, tmp_path / "out", **options)
+    pairs = batch.read_pairs(config)
+    entries = batch.invert_all(dataclasses.replace(config, steps=1), pairs)
+    rows = batch.each(tmp_path / "out", pairs, entries, {}, lambda *_: {})
+    batch.write_rows(tmp_path / "out" / "rows.csv", rows)
+    assert {row["pair"]: row["status"] for row in rows_of(tmp_path / "out" / "rows.csv")} == {
+        "ann__cat": "ok", "bob__cat": "ok", "link__cat": "ok",
+        "new_line__cat": "failed", "caf__cat": "failed",
+    }  # fmt: skip
+    messages = [row["message"] for row in rows if row["status"] == "failed"]
+    assert len(messages) == 2
+    assert all("no list can hold its path" in line and "\n" not in line for line in messages)
+
+
+def test_pairs_have_names_of_their_own(tmp_path):
+    table = tmp_path / "pairs.csv"
+    table.write_text(
+        "appearance,expression\na.png,b__c.png\na__b.png,c.png\ngs://bucket/d.png,a.png\n"
+    )
+    config = transfer_batch.Config(pairs=str(table), out=str(tmp_path / "out"))
+    pairs = batch.read_pairs(config)
+    assert [pair.name for pair in pairs] == ["a__b__c", "a__b__c-2", "d__a"]
+    assert str(pairs[2].appearance) == "gs://bucket/d.png"
+
+
 def test_a_table_of_pairs(home, tmp_path):
     shutil.copytree(home / "people", tmp_path / "people")
     table = tmp_path / "pairs.csv"
@@ -238,12 +303,12 @@ def test_a_sweep_of_masks(home, tmp_path):
     out = tmp_path / "out"
     people = str(home / "people")
     config = sweep_masks.Config(
-        appearance=people, expression=people, out=str(out), rows="0-3,5", **searched(home)
+        appearance=people, expression=people, out=str(out), rows="2-4,5+6", **searched(home)
     )
     sweep_masks.main(config)
     rows = rows_of(out / "rows.csv")
     assert len(rows) == 8
-    assert rows[4]["expression"] == ""  # it was not searched
+    assert rows[1]["expression"] == ""  # it was not searched
     with np.load(out / "scores" / "ann__bob.npz") as arrays:
         taken, losses = arrays["masks"][:, 2], arrays["expression"]
         first = losses[taken].mean() - losses[~taken].mean()
@@ -252,8 +317,11 @@ def test_a_sweep_of_masks(home, tmp_path):
         second = losses[taken].mean() - losses[~taken].mean()
     assert float(rows[2]["expression"]) == pytest.approx((first + second) / 2, rel=1e-3)
     masks = {row["pair"]: row["mask"] for row in rows_of(out / "masks.csv")}
-    assert all(mask[4] == mask[6] == mask[7] == "0" for mask in masks.values())
-    assert "Which rows carry what" in (out / "report.html").read_text()
+    assert all(mask[0] == mask[1] == mask[7] == "0" for mask in masks.values())
+    assert all(mask[5] == mask[6] for mask in masks.values())
+    page = (out / "report.html").read_text()
+    assert "Which rows carry what" in page
+    assert " of 16 (median over pairs)" in page  # two rows are tied
 
 
 def video_config(home, out, driver, **changes: Any) -> transfer_video.Config:

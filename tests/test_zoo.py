@@ -5,7 +5,7 @@ import pytest
 
 import fxjax
 from experiments import sample, smile_samples
-from fxjax import assess, checkpoint, zoo
+from fxjax import assess, checkpoint, snapshot, train_state, zoo
 from fxjax.images import load_image
 from fxjax.label_engine import LabelEngine
 
@@ -51,6 +51,14 @@ def test_it_is_small_and_has_a_card(home):
         for words in ("CC BY-NC-SA 4.0", "Misuse", "Limits", "dlib"):
             assert words in card
         assert checkpoint.read_card(folder)["licence"] == "CC BY-NC-SA 4.0"
+
+
+def test_training_can_go_on_from_a_clone(home, root):
+    """The discriminator that is kept is the shipped generator's own."""
+    settings = train_state.Settings(**checkpoint.read_card(home)["settings"])
+    kept = root / "training" / "faces64" / "discriminator.npz"
+    state = snapshot.start_from(home, kept, settings)
+    assert int(state.images) == checkpoint.read_card(home)["images"]
 
 
 def test_expressions_by_name_close_a_smile(home):
