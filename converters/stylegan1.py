@@ -20,6 +20,7 @@ from converters.command import (
 )
 from converters.source import Network, Opened, WeightError
 
+LONGEST = 16  # taps of a filter
 ROOT2 = 2**0.5
 LICENSE = (
     "The weights keep the licence of their publisher; NVIDIA's official ones are "
@@ -118,6 +119,18 @@ def mapping(reader: Reader, prefix: str, gain: float, rate: float) -> dict[str, 
     }
 
 
+def filter_of(taps: Any, where: str) -> list[float]:
+    """The taps of a blur that the options give. WeightError unless they are 1 to 16 numbers."""
+    numbers = isinstance(taps, list | tuple) and all(isinstance(tap, int | float) for tap in taps)
+    if not numbers or not 1 <= len(taps) <= LONGEST:
+        found = f"{len(taps)}" if numbers else "other"
+        raise WeightError(
+            f"{where}: a filter of {found} taps; want 1 to {LONGEST} numbers: the file is damaged "
+            "or of another architecture"
+        )
+    return [float(tap) for tap in taps]
+
+
 def is_fused(option: Any, size: int) -> bool:
     """Whether the up- or downscaling at `size` (the larger side) used the fused kernel."""
     return bool(size >= 128) if option == "auto" else bool(option)
@@ -172,7 +185,7 @@ def generator(network: Network, where: str) -> Part:
         "widths": widths,
         "channels": kernel.shape[-1],
         "normalize_latents": bool(options.get("normalize_latents", True)),
-        "taps": [float(tap) for tap in options.get("blur_filter", [1, 2, 1]) or [1]],
+        "taps": filter_of(options.get("blur_filter", [1, 2, 1]) or [1], where),
     }
     # ToRGB of lower sizes are leftovers of progressive growing; lod is the training's position.
     return reader.part(
@@ -215,7 +228,7 @@ def discriminator(network: Network, where: str) -> Part:
         "widths": widths,
         "labels": labels,
         "channels": rgb.shape[2],
-        "taps": [float(tap) for tap in options.get("blur_filter", [1, 2, 1]) or [1]],
+        "taps": filter_of(options.get("blur_filter", [1, 2, 1]) or [1], where),
         "group": group,
         "deviations": deviations,
         "last": dense.shape[-1],

@@ -23,7 +23,7 @@ from converters.command import (
     run,
 )
 from converters.source import Network, Opened, WeightError
-from converters.stylegan1 import RUNTIME, mapping, pick, resolution_of
+from converters.stylegan1 import LONGEST, RUNTIME, filter_of, mapping, pick, resolution_of
 
 LICENSE = (
     "The weights keep the licence of their publisher; NVIDIA's official ones are under the "
@@ -67,7 +67,7 @@ SPEED = (
     *("channel_base", "channel_max", "num_fp16_res", "use_fp16", "fp16_channels_last"),
     *("fused_modconv_default", "channels_last", "freeze_layers"),
 )
-FILTERS = {(taps,) * sides for taps in range(1, 17) for sides in (1, 2)}  # shapes
+FILTERS = {(taps,) * sides for taps in range(1, LONGEST + 1) for sides in (1, 2)}  # shapes
 MAPPING = {
     "activation": "lrelu",
     "lr_multiplier": ...,
@@ -135,7 +135,7 @@ def tf_generator(network: Network, where: str) -> Part:
         "widths": widths,
         "channels": colours,
         "normalize_latents": bool(options.get("normalize_latents", True)),
-        "taps": [float(tap) for tap in options.get("resample_kernel") or [1, 3, 3, 1]],
+        "taps": filter_of(options.get("resample_kernel") or [1, 3, 3, 1], where),
     }
     return reader.part(architecture, ["lod", "synthesis/lod", "mapping/lod"])
 
@@ -177,7 +177,7 @@ def tf_discriminator(network: Network, where: str) -> Part:
         "labels": score.shape[-1] if options.get("label_size", 0) else 0,
         "channels": rgb.shape[2],
         "residual": kind == "resnet",
-        "taps": [float(tap) for tap in options.get("resample_kernel") or [1, 3, 3, 1]],
+        "taps": filter_of(options.get("resample_kernel") or [1, 3, 3, 1], where),
         "group": group,
         "deviations": int(options.get("mbstd_num_features", 1)) if group > 1 else 0,
         "last": dense.shape[-1],
@@ -229,7 +229,7 @@ def taps_of(reader: Reader, suffix: str, where: str) -> list[float]:
         if filter_.shape not in FILTERS:
             raise WeightError(
                 f"{where}: a resample filter of shape {filter_.shape}; want (n,) or (n, n), n up "
-                "to 16: the file is damaged or of another architecture"
+                f"to {LONGEST}: the file is damaged or of another architecture"
             )
     found = {tuple(np.round(f.sum(axis=0) if f.ndim == 2 else f, 7).tolist()): f for f in filters}
     if len(found) > 1:

@@ -49,7 +49,7 @@ class Config:
     face: Annotated[str, "largest, all, a number (left to right), or x,y in the photo"] = "largest"
     aligned: Annotated[bool, "the pictures are aligned crops: no detection"] = False
     realign: Annotated[bool, "align even what is recognised as aligned already"] = False
-    landmarks: Annotated[str | None, "file of landmarks to use instead of detection"] = None
+    landmarks: Annotated[str | None, "file of landmarks by photo: 1.png or x/1.png"] = None
     landmark_model: Annotated[str | None, "another dlib 68-point model"] = None
     space: Annotated[str, "w+, w, or how many first rows move"] = "w+"
     settle: Annotated[float, "share of the steps in which all rows move alike"] = 0.0
@@ -89,6 +89,11 @@ def prepare(config: Config) -> Search:
     for name, bound in (least | {"region_weight": 0, "pivotal_steps": 0}).items():
         if getattr(config, name) < bound:
             raise ValueError(f"--{name}={getattr(config, name)}: want {bound} or more")
+    if config.aligned and config.region_weight != 1:
+        raise ValueError(
+            f"--region_weight={config.region_weight} needs landmarks, which --aligned does not "
+            "look for; leave one of the two flags out"
+        )
     local = jax.local_devices()
     if config.devices > len(local):
         raise ValueError(f"--devices={config.devices}: there are {len(local)} on this machine")

@@ -112,7 +112,7 @@ def region_weights(
 ) -> Float[np.ndarray, "batch size size"] | None:
     """`factor` on each face's eyes, brows and mouth and 1 elsewhere; None if it is 1.
 
-    An empty entry has 1 everywhere. ValueError for a face without landmarks.
+    A face without landmarks has 1 everywhere.
     """
     if factor == 1:
         return None
@@ -122,11 +122,6 @@ def region_weights(
             crop_from_photo = np.linalg.inv(np.array(entry.photo_from_crop))
             points = align.transform(crop_from_photo, np.array(entry.landmarks))
             weight += (factor - 1) * align.union([align.region_masks(points, size)])
-        elif entry.photo_from_crop is not None:
-            raise ValueError(
-                f"--region_weight={factor}: no landmarks are known of {entry.photo}, which is "
-                "--aligned; leave one of the two flags out"
-            )
     return weights
 
 

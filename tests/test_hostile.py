@@ -20,7 +20,7 @@ import pytest
 import weightfiles as wf
 
 import converters.hdf5
-from converters import rosinality, stylegan2
+from converters import rosinality, stylegan1, stylegan2
 from converters.command import Choice, Reader
 from converters.source import WeightError, open_weights
 
@@ -658,3 +658,10 @@ def test_odd_filters_are_refused(shape: tuple[int, ...]):
             stylegan2.taps_of(reader, "/resample_filter", "file")
 
     assert peak_of(read) < 8 << 20
+
+
+@pytest.mark.parametrize("taps", [[1] * 17, [], "1331", [1, "3"], {"a": 1}])
+def test_odd_filters_among_the_options_are_refused(taps):
+    with pytest.raises(WeightError, match=r"file: a filter of .* taps; want 1 to 16"):
+        stylegan1.filter_of(taps, "file")
+    assert stylegan1.filter_of([1, 3.0], "file") == [1.0, 3.0]

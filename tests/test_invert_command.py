@@ -410,7 +410,7 @@ def test_starts(home, whole, plain, tmp_path):
     ({"face": "left"}, "--face=left: want"),
     ({"images": "nowhere"}, "no folder or picture .*nowhere"),
     ({"realign": True}, "exclude each other"),
-    ({"region_weight": 2.0}, "--region_weight=2.0: no landmarks are known of .*made0.png"),
+    ({"region_weight": 2.0}, "--region_weight=2.0 needs landmarks, which --aligned"),
 ])  # fmt: skip
 def test_bad_settings_are_one_line(home, tmp_path, changes, error):
     with pytest.raises((ValueError, OSError), match=error):
