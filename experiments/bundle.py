@@ -96,7 +96,8 @@ def pack(generator: str, features: str, figures: dict[str, Any]) -> Packed:
         card = checkpoint.read_card(zoo.find(features))
         network = load(features, part="features")
         architecture = card["parts"]["features"]["architecture"]
-        trained = {key: card[key] for key in ("views", "settings", "held_back") if key in card}
+        own = {key: card[key] for key in ("views", "settings", "held_back") if key in card}
+        trained = card.get("features_training", own)  # a bundle's, or an export's
     parts: dict[str, Any] = {
         "generator": (
             source["parts"]["generator"]["architecture"],

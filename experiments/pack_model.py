@@ -21,7 +21,7 @@ class Config:
     """Each field is a flag."""
 
     generator: Annotated[str, "folder of the generator, an export of the trainer"]
-    features: Annotated[str, "folder of the feature network, or `random`"]
+    features: Annotated[str, "folder of the feature network, or a bundle with one, or `random`"]
     figures: Annotated[str, "measures.json of this generator"]
     dst: Annotated[str, "folder to make"]
     seeds: Annotated[str, "of the sample pictures; dlib must find a face in each"] = "0-7"

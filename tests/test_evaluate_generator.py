@@ -294,6 +294,11 @@ class TestBundle:
         for path in (shelf / "tiny" / "samples").iterdir():
             assert fxjax.images.load_image(path).shape == (16, 16, 3)
         assert packed.w_mean[...].tolist() == generator.w_mean[...].tolist()
+        again = bundle.pack(model, str(shelf / "tiny"), json.loads(figures.read_text()))
+        assert again.info["features_training"] == {"trained": False}
+        same = again.parts["features"][1]
+        for name, array in checkpoint.flatten(features).items():
+            np.testing.assert_array_equal(same[name], array)
         names = [path.name for path in sorted((shelf / "tiny" / "samples").iterdir())]
         assert names == [f"seed{k:04d}.png" for k in range(8)]
         card = (shelf / "tiny" / "card.md").read_text()
