@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 # The sample that changes in the demo.
-FACE ?= seed0041
+FACE ?= seed0008
 # Versions from pyenv count too: their commands on PATH work only where they are switched on.
 find_python = $(firstword $(shell for p in $(foreach v,$(1),python$(v) \
 	$(wildcard $(HOME)/.pyenv/versions/$(v).*/bin/python)); do \
