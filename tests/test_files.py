@@ -79,7 +79,9 @@ def test_a_new_folder_appears_whole_and_is_replaced_whole(place):
 
 def test_what_a_killed_process_left_is_no_hindrance(place):
     """A container that starts again gives its process the same number."""
-    fill(files._sibling(place / "model", "tmp"), "half")
+    left = files._sibling(place / "model", "tmp")
+    left.mkdir(parents=True)
+    fill(left, "half")
     with files.new_folder(place / "model") as folder:
         (folder / "card").write_text("whole")
     assert contents(place) == {"model/card": "whole"}
