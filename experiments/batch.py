@@ -146,13 +146,8 @@ def _forget(out: epath.Path) -> None:
 
     The state goes first, so that what is killed meanwhile takes no pair without files as done.
     """
-    if not (out / "inversion" / "state" / "run.json").exists():
-        return
-    for name in FOLDERS:
-        if (out / name).exists():
-            (out / name).rmtree()
-    for name in FILES:
-        (out / name).unlink(missing_ok=True)
+    if (out / "inversion" / "state" / "run.json").exists():
+        files.remove(out, (*FOLDERS, *FILES))
 
 
 def known(out: epath.Path, entry: worklist.Entry) -> Known:

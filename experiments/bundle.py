@@ -11,12 +11,11 @@ from etils import epath
 from experiments import feature_training, generator_measures
 from experiments.sample import draw
 from experiments.seeds import map_seeds, one_hot
-from fxjax import checkpoint, detect, files, load, train, train_features, zoo
+from fxjax import checkpoint, detect, files, load, snapshot, train, train_features, zoo
 from fxjax.images import save_image
 from fxjax.types import Photo
 
 PSI = 0.7  # of the sample pictures
-DISCRIMINATOR = "discriminator.npz"
 TRIES = 200  # seeds that are searched for better samples where those given show no face
 # The figures that must not get worse, and whether more is better.
 CHIEF = {
@@ -121,7 +120,7 @@ def pack(generator: str, features: str, figures: dict[str, Any]) -> Packed:
 
 def discriminator(generator: str) -> bytes:
     """The file that the trainer exported with this generator. FileNotFoundError if it is gone."""
-    beside = files.absolute(generator).parent / "training" / DISCRIMINATOR
+    beside = snapshot.discriminator_of(generator)
     if not beside.exists():
         raise FileNotFoundError(f"no {beside}; the trainer writes it with its export")
     return beside.read_bytes()

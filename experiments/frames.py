@@ -127,11 +127,8 @@ def check(out: epath.Path, settings: Mapping[str, Any], made_of: Mapping[str, An
     kept = {name: value for name, value in settings.items() if name not in ("out", "restart")}
     kept = json.loads(json.dumps(kept | dict(made_of)))
     if settings["restart"] and place.exists():
-        for name in FOLDERS:
-            if (out / name).exists():
-                (out / name).rmtree()
-        for name in FILES:  # the state goes last, so that a killed restart can be restarted
-            (out / name).unlink(missing_ok=True)
+        # the state goes last, so that a killed restart can be restarted
+        files.remove(out, (*FOLDERS, *FILES))
     if not place.exists():
         if taken := [name for name in FOLDERS if (out / name).exists()]:
             raise ValueError(
@@ -177,7 +174,7 @@ def choose(
     numbers, count = list(drivers), min(looks, len(drivers))
     middles = {numbers[(2 * part + 1) * len(numbers) // (2 * count)] for part in range(count)}
     pairs, scores = [], []
-    for number, frame in enumerate(source):
+    for number, frame in zip(range(max(middles) + 1), source, strict=False):
         if number in middles:
             face = drivers[number].located(frame, engine.resolution)
             pair = jnp.asarray(own), jnp.asarray(drivers[number].code), (person, face)
@@ -190,7 +187,7 @@ def choose(
         return np.zeros(len(own), bool)
     best = engine.order(np.mean(scores, axis=0))[:RESCORED]
     masks = mix.masks_of(engine.groups, len(own), best.tolist())
-    if engine.settings.score_size < engine.resolution or engine.settings.readout is not None:
+    if engine.approximate:
         full = [search.rescore(engine.case(*pair), masks) for pair in pairs]
         masks = masks[engine.order(np.mean(full, axis=0))]
     return masks[0]

@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Bool, Float, Int, UInt8
 
-from fxjax import data, files
+from fxjax import data, files, images
 from fxjax.nn import fader
 
 APART = 20  # one person in so many is never trained on
@@ -102,7 +102,7 @@ def read(
             f"{', '.join(chosen) or 'no expression'} to train on; want two or more different "
             f"ones. {table} has {', '.join(f'{name} ({counts[name]})' for name in known)}"
         )
-    grey = _is_grey(pictures)
+    grey = all(images.is_gray(picture) for picture in pictures)  # in colour: the first decides
     if (channels == 1) != grey:
         found, other = ("grey", 1) if grey else ("in colour", 3)
         raise ValueError(
@@ -182,9 +182,3 @@ def is_apart(person: str) -> bool:
     """Whether a person is one of those held back where the table does not say: one in APART."""
     digest = hashlib.sha256(f"held back {person}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % APART == 0
-
-
-def _is_grey(pictures: UInt8[np.ndarray, "count size size 3"]) -> bool:
-    """Whether all are; the few first decide where they are not."""
-    return all(np.array_equal(part[..., :1], part[..., 1:2]) and
-               np.array_equal(part[..., :1], part[..., 2:]) for part in pictures)  # fmt: skip

@@ -44,7 +44,7 @@ def main(config: Config) -> None:
     packed = bundle.pack(config.generator, config.features, figures)
     size = bundle.write(target, packed, parse_seeds(config.seeds), config.megabytes)
     if config.training:
-        files.write(files.absolute(config.training) / bundle.DISCRIMINATOR, discriminator)
+        files.write(files.absolute(config.training) / "discriminator.npz", discriminator)
     print(f"wrote {target}: {size / 1e6:.1f} MB")
 
 

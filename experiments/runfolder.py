@@ -81,11 +81,8 @@ def begin(
     place = out / "state" / "run.json"
     if jax.process_index() == 0:
         if restart and place.exists():
-            for name in FILES:
-                (out / name).unlink(missing_ok=True)
-            for name in FOLDERS:  # the state goes last, so that a killed restart can be restarted
-                if (out / name).exists():
-                    (out / name).rmtree()
+            # the state goes last, so that a killed restart can be restarted
+            files.remove(out, (*FILES, *FOLDERS))
         if not place.exists():
             devices = jax.local_device_count()
             record = {"settings": dict(settings), "models": dict(shas), "devices": devices}

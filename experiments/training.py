@@ -120,8 +120,8 @@ def _start(options: Run, settings: train_state.Settings) -> train_state.TrainSta
     """New networks, or those of an export."""
     if options.start_from is None:
         return train_state.fresh(settings)
-    beside = epath.Path(options.start_from).parent / "training" / "discriminator.npz"
-    return snapshot.start_from(options.start_from, options.start_discriminator or beside, settings)
+    beside = options.start_discriminator or snapshot.discriminator_of(options.start_from)
+    return snapshot.start_from(options.start_from, beside, settings)
 
 
 def _export(options: Run, settings: train_state.Settings, state: train_state.TrainState) -> None:

@@ -160,7 +160,7 @@ def table(
 ) -> list[Assessed]:
     """The result, both copies and, with `compare`, simpler methods.
 
-    All are drawn by the generator that is tuned to the two faces. `joint` adds a code that was
+    What a generator draws is drawn by the one tuned to the two faces. `joint` adds a code that was
     searched freely for the least E + weight * A, with as many steps as an inversion has, unless
     the two faces are alike.
     """

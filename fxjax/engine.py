@@ -92,6 +92,11 @@ class Engine(Faces):
             style = score.Kept([style, who], (1.0, self.settings.identity_weight))
         self.judge = score.Judge(content, style)
 
+    @property
+    def approximate(self) -> bool:
+        """Whether masks are scored on less than the full picture, so that the best are rescored."""
+        return self.settings.score_size < self.resolution or self.settings.readout is not None
+
     def _searched(self) -> int:
         """How many first rows can be searched. ValueError for a readout that is not there."""
         if self.settings.readout is None:
@@ -198,7 +203,7 @@ class Engine(Faces):
         if found is None:
             return None
         order = self.order(found)
-        if self.settings.score_size >= self.resolution and self.settings.readout is None:
+        if not self.approximate:
             return self.ranked(found, order, len(found))
         options = {"groups": self.groups, "weight": self.settings.weight, "count": RESCORED}
         best = search.refine(self.case(person, driver, faces), found, **options)

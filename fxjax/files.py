@@ -44,6 +44,16 @@ def write_lines(path: epath.PathLike, lines: Iterable[Sequence[object]]) -> None
     write(path, text.getvalue().encode())
 
 
+def remove(folder: epath.Path, names: Iterable[str]) -> None:
+    """Removes files and folders of these names, in this order; some may not be there."""
+    for name in names:
+        path = folder / name
+        if path.is_dir():
+            path.rmtree()
+        else:
+            path.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def new_folder(path: epath.PathLike, *, overwrite: bool = False) -> Iterator[epath.Path]:
     """Yields an empty folder to fill, which becomes `path` when the block ends without an error.

@@ -114,7 +114,12 @@ def export(
         {"images": int(state.images), **info},
         overwrite=True,
     )
-    files.write(folder / "training" / "discriminator.npz", packed.getvalue())
+    files.write(discriminator_of(folder / "export"), packed.getvalue())
+
+
+def discriminator_of(model: epath.PathLike) -> epath.Path:
+    """Where `export` writes the discriminator of the generator in the folder `model`."""
+    return files.absolute(model).parent / "training" / "discriminator.npz"
 
 
 def start_from(

@@ -87,6 +87,13 @@ def test_what_a_killed_process_left_is_no_hindrance(place):
     assert contents(place) == {"model/card": "whole"}
 
 
+def test_only_what_is_named_is_removed(place):
+    fill(place, "old")
+    files.write(place / "kept", b"new")
+    files.remove(place, ("part", "card", "absent"))
+    assert contents(place) == {"kept": "new"}
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_error_leaves_what_was_there(place, error):
     with files.new_folder(place / "model") as folder:
