@@ -61,6 +61,11 @@ class Process:
     ] = None
     num_processes: Annotated[int | None, "how many processes take part"] = None
     process_id: Annotated[int | None, "which of them this is, from 0"] = None
+    compile_cache: Annotated[
+        str | None,
+        "folder for compiled programs, so that a second start takes seconds (default: "
+        "$JAX_COMPILATION_CACHE_DIR or the user's cache folder)",
+    ] = None
     traceback: Annotated[bool, "show where an error arose (also FXJAX_TRACEBACK=1)"] = False
 
 
@@ -81,7 +86,7 @@ def launch(config_class: type[Config], main: Callable[[Config], None]) -> None:
     """Runs `main` on the command line's settings; folder `out`, if any, gets them as config.json.
 
     Exit status: 0, or 1 after one line for bad settings, ValueError or OSError, or 130 for Ctrl-C.
-    Compiled programs are kept in $JAX_COMPILATION_CACHE_DIR or else the user's cache folder.
+    Compiled programs are kept in --compile_cache, $JAX_COMPILATION_CACHE_DIR or the user's cache.
     """
     show = os.environ.get("FXJAX_TRACEBACK", "0") != "0"
     try:
@@ -181,8 +186,11 @@ def describe(config_class: type[Settings], doc: str) -> str:
 
 
 def _start(process: Process) -> None:
-    """Points the compilation cache at the user's folder and joins the other processes."""
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    """Points the compilation cache at a folder and joins the other processes."""
+    if process.compile_cache is not None:
+        folder = os.fspath(files.absolute(process.compile_cache))
+        jax.config.update("jax_compilation_cache_dir", folder)
+    elif not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(cache) / "fxjax" / "jax"))
     if process.coordinator is not None:

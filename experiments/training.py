@@ -1,5 +1,6 @@
 """The training run behind `experiments.train_generator`: presets, the step, and what it draws."""
 
+import concurrent.futures
 import dataclasses
 import functools
 import time
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from jaxtyping import Float
 
 from experiments import runloop
 from fxjax import data, images, sharding, snapshot, train, train_state
@@ -18,6 +20,7 @@ from fxjax.types import Images
 
 PRESETS = {
     "faces128": train_state.Settings(),
+    "faces256": train_state.Settings(resolution=256, r1=1.0),  # a third more work per picture
     "faces64": train_state.Settings(
         resolution=64, width_base=2048, width_most=128, dim=256, dtype="float32", batch=16,
         kimg=400.0, r1=0.2, path=0.0,
@@ -62,15 +65,20 @@ def run(options: Run, settings: train_state.Settings) -> None:
     Raises ValueError for bad data or settings, or if a loss is not finite; KeyboardInterrupt when
     it was stopped, after saving.
     """
-    mesh = sharding.mesh()
-    pictures = sharding.replicate(_data(options, settings), mesh)
+    mesh, began = sharding.mesh(), time.monotonic()
+    weights = _weights(options, settings)
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+    compiling = pool.submit(train.compiled, settings, mesh, int(np.sum(weights > 0)))
+    pool.shutdown(wait=False)  # a fault of the data is told while this goes on
+    pictures = sharding.replicate(_data(options, settings, weights), mesh)
     fresh = functools.partial(train_state.fresh, settings)
     start = functools.partial(_start, options, settings)
     state = runloop.begin(options.out, settings, fresh, start, mesh)
-    began, first = time.monotonic(), int(state.images)
-    programs = train.compiled(settings, mesh, state, pictures)
+    first, loaded = int(state.images), time.monotonic() - began
+    programs = compiling.result()
     runloop.say(
-        f"compiled in {time.monotonic() - began:.0f} s for {mesh.size} x "
+        f"pictures and networks after {loaded:.0f} s, compiled beside it in "
+        f"{time.monotonic() - began:.0f} s for {mesh.size} x "
         f"{jax.devices()[0].device_kind}; {len(pictures.weights)} pictures; from image {first}"
     )
     extra: train.Metrics = {}
@@ -101,18 +109,27 @@ def run(options: Run, settings: train_state.Settings) -> None:
     runloop.loop(job, options, state)
 
 
-def _data(options: Run, settings: train_state.Settings) -> train_state.Data:
-    """The pictures that may be trained on. ValueError if they are fewer than a batch."""
-    pictures, names = data.read_pictures(options.data, settings.resolution)
+def _weights(options: Run, settings: train_state.Settings) -> Float[np.ndarray, " count"]:
+    """How often each picture is shown. ValueError if too few are shown for a batch."""
+    names = data.picture_names(options.data)
     weights = np.ones(len(names), np.float32)
     if options.weights_csv:
         weights = data.read_weights(options.weights_csv, names)
-    kept = weights > 0
-    if kept.sum() < settings.batch:
+    if np.sum(weights > 0) < settings.batch:
         raise ValueError(
-            f"{options.data} has {kept.sum()} pictures to train on ({len(names) - kept.sum()} are "
-            f"held back), fewer than the batch of {settings.batch}; lower --batch"
+            f"{options.data} has {np.sum(weights > 0)} pictures to train on "
+            f"({np.sum(weights == 0)} are held back), fewer than the batch of {settings.batch}; "
+            "lower --batch"
         )
+    return weights
+
+
+def _data(
+    options: Run, settings: train_state.Settings, weights: Float[np.ndarray, " count"]
+) -> train_state.Data:
+    """The pictures that are shown at all."""
+    pictures, _ = data.read_pictures(options.data, settings.resolution)
+    kept = weights > 0
     return train_state.Data(pictures[kept], weights[kept])  # pyright: ignore[reportArgumentType]
 
 

@@ -1,6 +1,7 @@
 """Training pictures: a folder or zip of images in memory, their weights, and who is held back."""
 
 import collections
+import contextlib
 import csv
 import hashlib
 import io
@@ -52,8 +53,26 @@ def read_pictures(path: epath.PathLike, size: int) -> tuple[Photos, list[str]]:
             f"{source} holds pictures of mixed sizes: {found}; give pictures of one size"
         )
     if not pictures:
-        raise ValueError(f"{source} holds no pictures ({', '.join(ENDINGS)})")
+        raise ValueError(_none_in(source))
     return np.stack(pictures), names
+
+
+def picture_names(path: epath.PathLike) -> list[str]:
+    """The names that `read_pictures` would return, without reading the pictures.
+
+    Raises FileNotFoundError, or ValueError if there are none, or it is neither a folder nor a zip.
+    """
+    source = files.absolute(path)
+    if not source.exists():
+        raise FileNotFoundError(f"no folder or zip of pictures at {source}")
+    if source.is_dir():
+        found = [picture.name for picture in _pictures(source)]
+    else:
+        with _opened(source) as archive:
+            found = [member.filename.rsplit("/", 1)[-1] for member in _members(archive)]
+    if not found:
+        raise ValueError(_none_in(source))
+    return found
 
 
 def read_weights(path: epath.PathLike, names: Sequence[str]) -> Float[np.ndarray, " count"]:
@@ -139,24 +158,43 @@ def held_back_rows(rows: Sequence[dict[str, str]]) -> list[bool]:
     return [row["source_id"] in apart[row["kind"]] for row in rows]
 
 
-def _folder(source: epath.Path) -> Iterator[tuple[str, bytes]]:
-    for path in sorted(source.iterdir()):  # etils' walk loses the gs://
+def _none_in(source: epath.Path) -> str:
+    return f"{source} holds no pictures ({', '.join(ENDINGS)})"
+
+
+def _pictures(folder: epath.Path) -> Iterator[epath.Path]:
+    for path in sorted(folder.iterdir()):  # etils' walk loses the gs://
         if path.is_dir():
-            yield from _folder(path)
+            yield from _pictures(path)
         elif path.suffix.lower() in ENDINGS:
-            if path.stat().length > LARGEST:
-                raise ValueError(f"{path} is larger than {LARGEST >> 20} MiB")
-            yield path.name, path.read_bytes()
+            yield path
 
 
-def _zip(source: epath.Path) -> Iterator[tuple[str, bytes]]:
+def _folder(source: epath.Path) -> Iterator[tuple[str, bytes]]:
+    for path in _pictures(source):
+        if path.stat().length > LARGEST:
+            raise ValueError(f"{path} is larger than {LARGEST >> 20} MiB")
+        yield path.name, path.read_bytes()
+
+
+@contextlib.contextmanager
+def _opened(source: epath.Path) -> Iterator[zipfile.ZipFile]:
     with source.open("rb") as file:
         try:
             archive = zipfile.ZipFile(file)
         except zipfile.BadZipFile as error:
             raise ValueError(f"{source} is neither a folder nor a zip ({error})") from error
-        members = [m for m in archive.infolist() if m.filename.lower().endswith(ENDINGS)]
-        for member in sorted(members, key=lambda member: member.filename):
+        yield archive
+
+
+def _members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    members = [m for m in archive.infolist() if m.filename.lower().endswith(ENDINGS)]
+    return sorted(members, key=lambda member: member.filename)
+
+
+def _zip(source: epath.Path) -> Iterator[tuple[str, bytes]]:
+    with _opened(source) as archive:
+        for member in _members(archive):
             try:
                 with archive.open(member) as opened:
                     encoded = opened.read(LARGEST + 1)  # a header may lie about the size

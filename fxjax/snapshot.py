@@ -14,7 +14,7 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Sharding
 
-from fxjax import checkpoint, files, train, train_state
+from fxjax import checkpoint, files, growth, train, train_state
 from fxjax.nn.stylegan2 import StyleGAN2
 from fxjax.train_state import Settings, TrainState
 
@@ -125,12 +125,14 @@ def discriminator_of(model: epath.PathLike) -> epath.Path:
 def start_from(
     model: epath.PathLike, discriminator: epath.PathLike, settings: Settings
 ) -> TrainState:
-    """A state that goes on from an export, with fresh moments.
+    """A state that goes on from an export of the settings' size or half of it, with fresh moments.
 
     `model` is the generator's folder, `discriminator` the file that `export` wrote beside it.
-    Raises ValueError if they do not fit the settings or each other.
+    Networks of half the size grow (see `fxjax.growth`); path lengths then start anew. Raises
+    ValueError if they do not fit the settings or each other.
     """
-    made, judge = train_state.networks(settings)
+    before = _exported(model, settings)
+    made, judge = train_state.networks(before)
     made = checkpoint.restore(model, "generator", lambda _: made)
     source = files.absolute(discriminator)
     if not source.exists():
@@ -151,9 +153,37 @@ def start_from(
             f"{source} saw {counts['images']} pictures and the generator {model} {shown}: they are "
             "not of one export, and a discriminator that lags behind teaches nothing for long"
         )
+    if before.resolution < settings.resolution:
+        larger = train_state.networks(settings)
+        made, judge = growth.generator(made, larger[0]), growth.discriminator(judge, larger[1])
+        counts["path_mean"] = np.zeros_like(counts["path_mean"])
     state = train_state.begin(settings, without_mean(made), judge)
     kept = {name: jnp.asarray(counts[name], getattr(state, name).dtype) for name in COUNTS}
     return state._replace(**kept)
+
+
+def _exported(model: epath.PathLike, settings: Settings) -> Settings:
+    """The settings at the export's own size. ValueError unless it can be gone on from."""
+    card, size = checkpoint.read_card(model), settings.resolution
+    saved = card["parts"].get("generator", {}).get("architecture", {})
+    if card["kind"] != "stylegan2" or not saved:
+        raise ValueError(f"{model} holds no StyleGAN2 generator to go on from")
+    own = saved.get("resolution")
+    if own not in (size, size // 2):
+        raise ValueError(
+            f"{model} is of {own} px; training at {size} px goes on from {size} px or grows from "
+            f"{size // 2} px: give --resolution={own} or {2 * own}"
+        )
+    before = dataclasses.replace(settings, resolution=own)
+    wanted = json.loads(json.dumps(before.generator()))
+    differ = [f"{name} {saved.get(name)} instead of {wanted[name]}" for name in wanted
+              if saved.get(name) != wanted[name]]  # fmt: skip
+    if differ:
+        raise ValueError(
+            f"{model} has {', '.join(differ)}; --width_base, --width_most, --dim and "
+            "--mapping_layers must be those that it was trained with"
+        )
+    return before
 
 
 def without_mean(generator: StyleGAN2) -> StyleGAN2:

@@ -4,9 +4,10 @@ Everything random follows from the seed and the count of images seen, so a run t
 saved state is the run that was never stopped.
 """
 
+import concurrent.futures
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from fxjax.train_state import (
     Data,
     Settings,
     TrainState,
+    fresh,
     moved_discriminator,
     moved_generator,
     rate,
@@ -36,11 +38,11 @@ class Programs(NamedTuple):
     regularize_generator: Callable[[TrainState, Data], tuple[TrainState, Metrics]] | None
 
 
-def compiled(settings: Settings, mesh: Mesh, state: TrainState, data: Data) -> Programs:
-    """Compiles the steps ahead of time for these shapes.
+def compiled(settings: Settings, mesh: Mesh, pictures: int) -> Programs:
+    """Compiles the steps ahead of time, side by side, for that many training pictures.
 
-    The batch is split over the mesh, the state is on every device. Raises ValueError if the batch
-    does not divide.
+    The batch is split over the mesh, the state is on every device. Neither needs to be there yet.
+    Raises ValueError if the batch does not divide.
     """
     group = 4  # of the discriminator's minibatch deviation
     if settings.batch % group or settings.batch % mesh.size or settings.batch % 2:
@@ -50,20 +52,28 @@ def compiled(settings: Settings, mesh: Mesh, state: TrainState, data: Data) -> P
         )
     everywhere = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec("batch"))
+    state = jax.eval_shape(functools.partial(fresh, settings))
+    size = settings.resolution
+    data: Any = Data(
+        jax.ShapeDtypeStruct((pictures, size, size, 3), jnp.uint8),  # pyright: ignore
+        jax.ShapeDtypeStruct((pictures,), jnp.float32),  # pyright: ignore
+    )
+    steps = [train_step, regularize_discriminator]
+    if settings.path:
+        steps.append(regularize_generator)
 
     def program(function):
         jitted = jax.jit(
             functools.partial(function, settings, split),
             donate_argnums=0,
+            in_shardings=(everywhere, everywhere),
             out_shardings=(everywhere, everywhere),
         )
         return jitted.lower(state, data).compile()
 
-    return Programs(
-        program(train_step),
-        program(regularize_discriminator),
-        program(regularize_generator) if settings.path else None,
-    )
+    with concurrent.futures.ThreadPoolExecutor(len(steps)) as pool:
+        made = list(pool.map(program, steps))
+    return Programs(made[0], made[1], made[2] if settings.path else None)
 
 
 def train_step(
@@ -78,7 +88,7 @@ def train_step(
         state.generator,
     )
     real = _augmented_reals(settings, split, shown, state, data)
-    seen = augment.augment(jax.lax.stop_gradient(fake), first, state.strength)
+    seen = augment.augment(jax.lax.stop_gradient(fake), first, state.strength, settings)
 
     def judge(discriminator):
         scores = objective.score_pair(discriminator, real, seen)
@@ -88,7 +98,7 @@ def train_step(
     state = moved_discriminator(settings, state, slopes)
 
     def convince(fake):
-        seen = augment.augment(fake, second, state.strength)
+        seen = augment.augment(fake, second, state.strength, settings)
         return objective.generator_loss(state.discriminator(seen))
 
     generator_loss, slopes = jax.value_and_grad(convince)(fake)
@@ -192,7 +202,7 @@ def _augmented_reals(
     if settings.mirror:
         flip = jax.random.bernoulli(mirror, 0.5, (settings.batch,))[:, None, None, None]
         real = jnp.where(flip, real[:, :, ::-1], real)
-    return augment.augment(real, change, state.strength)
+    return augment.augment(real, change, state.strength, settings)
 
 
 def _adjusted(

@@ -10,7 +10,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, PyTree, UInt8
 
-from fxjax import objective
+from fxjax import augment, objective
 from fxjax.nn.layers import default_widths
 from fxjax.nn.stylegan2 import StyleGAN2, StyleGAN2Discriminator
 
@@ -18,7 +18,7 @@ Module = TypeVar("Module", bound=nnx.Module)
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(augment.Moves):
     """What is trained and how; two runs with equal settings and data are equal."""
 
     resolution: Annotated[int, "side of the pictures, a power of two"] = 128

@@ -1,5 +1,6 @@
 """Adaptive discriminator augmentation against a per-pixel twin and its own promises."""
 
+import dataclasses
 import math
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import training
 from fxjax import augment
 
 RANDOM = np.random.default_rng(0)
@@ -39,13 +41,15 @@ def warped_slowly(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 def test_strength_zero_changes_nothing():
     images = jnp.asarray(pictures(8, 16))
-    out = jax.jit(augment.augment)(images, jax.random.key(0), jnp.float32(0))
+    out = jax.jit(augment.augment, static_argnums=3)(
+        images, jax.random.key(0), jnp.float32(0), augment.EVERYTHING
+    )
     np.testing.assert_array_equal(out, images)
 
 
 def test_warp_is_its_per_pixel_twin():
     images = pictures(5, 12)
-    matrices = np.asarray(augment.draw(jax.random.key(3), 1.0, 5, 12).geometry)
+    matrices = np.asarray(augment.draw(jax.random.key(3), 1.0, 5, 12, augment.EVERYTHING).geometry)
     fast = augment.warp(jnp.asarray(images), jnp.asarray(matrices))
     for image, matrix, out in zip(images, matrices, fast, strict=True):
         np.testing.assert_allclose(out, warped_slowly(image, matrix), atol=2e-5)
@@ -69,7 +73,7 @@ def test_warp_of_plain_moves(matrix, expected):
 
 def test_color_matrix_pixel_by_pixel():
     images = pictures(4, 4)
-    matrices = np.asarray(augment.draw(jax.random.key(5), 1.0, 4, 4).color)
+    matrices = np.asarray(augment.draw(jax.random.key(5), 1.0, 4, 4, augment.EVERYTHING).color)
     fast = augment.recolor(jnp.asarray(images), jnp.asarray(matrices))
     for image, matrix, out in zip(images, matrices, fast, strict=True):
         for pixel, changed in zip(image.reshape(-1, 3), out.reshape(-1, 3), strict=True):
@@ -78,7 +82,7 @@ def test_color_matrix_pixel_by_pixel():
 
 def test_colors_keep_what_they_should():
     """Mirrored luma, hue and saturation keep grey axis and lengths as their definitions say."""
-    color = np.asarray(augment.draw(jax.random.key(1), 1.0, 256, 8).color)
+    color = np.asarray(augment.draw(jax.random.key(1), 1.0, 256, 8, augment.EVERYTHING).color)
     np.testing.assert_array_equal(color[:, 3], np.tile([0, 0, 0, 1], (256, 1)))
     grey = color[:, :3, :3] @ np.ones(3)
     # Grey stays grey: scaled by the contrast, perhaps turned to its opposite.
@@ -90,7 +94,9 @@ def test_colors_keep_what_they_should():
 
 
 def test_geometry_happens_as_often_as_it_should():
-    matrices = np.asarray(augment.draw(jax.random.key(2), 0.3, 4096, 64).geometry)
+    matrices = np.asarray(
+        augment.draw(jax.random.key(2), 0.3, 4096, 64, augment.EVERYTHING).geometry
+    )
     # Untouched by all: a mirror (0.3, of which half mirror), quarter turns (0.3, of which 3/4),
     # a shift, scale, two rotations that together happen with 0.3, stretch, another shift.
     expected = (1 - 0.15) * (1 - 0.225) * 0.7**5
@@ -101,9 +107,82 @@ def test_geometry_happens_as_often_as_it_should():
     assert 0.18 < changed.std() < 0.22
 
 
+def turns(geometry: np.ndarray) -> np.ndarray:
+    """By how many degrees each matrix turns: its nearest rotation, mirror images mirrored back."""
+    left, _, right = np.linalg.svd(geometry[:, :2, :2].astype(np.float64))
+    nearest = left @ right
+    nearest[np.linalg.det(nearest) < 0] @= np.diag([-1.0, 1.0])
+    return np.degrees(np.abs(np.arctan2(nearest[:, 1, 0], nearest[:, 0, 0])))
+
+
+@pytest.mark.parametrize("name", training.PRESETS)
+def test_no_preset_turns_a_picture_far(name):
+    """At the strongest that it goes, with all else that stretches and mirrors."""
+    settings = training.PRESETS[name]
+    assert settings.rotation <= 15
+    assert not settings.quarter_turns
+    draw = lambda strength: turns(
+        np.asarray(augment.draw(jax.random.key(7), strength, 8192, 64, settings).geometry)
+    )
+    found = draw(settings.strength_most)
+    assert 0.8 * settings.rotation < found.max() <= settings.rotation + 1e-3
+    assert draw(1.0).max() <= settings.rotation + 1e-3
+
+
+def test_at_will_pictures_turn_all_the_way():
+    found = turns(np.asarray(augment.draw(jax.random.key(7), 0.8, 4096, 64, augment.EVERYTHING)[0]))
+    assert np.percentile(found, [50, 90]).min() > 45
+    assert found.max() > 175
+    free = dataclasses.replace(augment.EVERYTHING, rotation=0.0)
+    found = turns(np.asarray(augment.draw(jax.random.key(7), 0.8, 4096, 64, free)[0]))
+    np.testing.assert_allclose(found, np.round(found / 90) * 90, atol=1e-3)  # quarters alone
+    assert set(np.round(found / 90)) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [(name, "geometry") for name in ("rotation", "quarter_turns", "shift", "scale", "stretch")]
+    + [(name, "color") for name in ("brightness", "contrast", "negative", "hue", "saturation")],
+)
+def test_each_move_alone_can_be_left_out(name, part):
+    """Nothing but this one is drawn, and it alone changes what it is about."""
+    none = augment.Moves(
+        **{field.name: type(field.default)(0) for field in dataclasses.fields(augment.Moves)}  # type: ignore
+    )
+    mirrored = np.diag([-1.0, 1.0, 1.0])
+    neutral = augment.draw(jax.random.key(4), 1.0, 64, 32, none)
+    same = np.abs(np.asarray(neutral.geometry)[:, None] - [np.eye(3), mirrored]).max((2, 3)).min(1)
+    np.testing.assert_allclose(same, 0, atol=1e-6)  # half are mirrored, which no flag forbids
+    np.testing.assert_allclose(neutral.color, np.tile(np.eye(4), (64, 1, 1)), atol=1e-6)
+    default = getattr(augment.EVERYTHING, name)
+    drawn = augment.draw(
+        jax.random.key(4), 1.0, 64, 32, dataclasses.replace(none, **{name: default})
+    )
+    for other in ("geometry", "color"):
+        change = np.abs(np.asarray(getattr(drawn, other)) - getattr(neutral, other)).max((1, 2))
+        assert np.mean(change > 1e-3) > 0.4 if other == part else np.all(change < 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"rotation": 400.0}, "rotation is 400; it goes from 0 to 360"),
+        ({"rotation": -1.0}, "rotation is -1"),
+        ({"hue": 200.0}, "hue is 200; it goes from 0 to 180"),
+        ({"shift": float("nan")}, "shift is nan; it goes from 0 to 0.5"),
+        ({"contrast": 9.0}, "contrast is 9; it goes from 0 to 2"),
+    ],
+)
+def test_moves_out_of_range_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        augment.Moves(**wrong)
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(training.PRESETS["faces128"], **wrong)
+
+
 def test_gradient_reaches_the_pictures():
     images = jnp.asarray(pictures(4, 8))
-    transforms = augment.draw(jax.random.key(0), 0.8, 4, 8)
+    transforms = augment.draw(jax.random.key(0), 0.8, 4, 8, augment.EVERYTHING)
     weights = jnp.asarray(pictures(4, 8))
     value = lambda images: jnp.sum(augment.apply(images, transforms) * weights)
     direction = jnp.asarray(pictures(4, 8))

@@ -22,7 +22,7 @@ LEVELS = [
     "fxjax.nn.stylegan1 fxjax.nn.stylegan2 fxjax.nn.vgg16 fxjax.nn.lpips fxjax.nn.fader "
     "fxjax.nn.liu_jin",
     "fxjax.zoo fxjax",
-    "fxjax.losses fxjax.detect fxjax.align fxjax.data fxjax.augment fxjax.objective",
+    "fxjax.losses fxjax.detect fxjax.align fxjax.data fxjax.augment fxjax.growth fxjax.objective",
     "fxjax.expression fxjax.paste",
     "fxjax.invert fxjax.mix fxjax.train fxjax.train_state fxjax.snapshot fxjax.metrics",
     "fxjax.pivotal fxjax.train_features fxjax.train_labels",

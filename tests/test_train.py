@@ -184,10 +184,8 @@ def test_the_first_path_lengths_start_their_mean():
 
 
 def test_batches_that_do_not_divide_are_refused():
-    state = train_state.fresh(TINY)
-    pictures = train_state.Data(jnp.zeros((8, 8, 8, 3), jnp.uint8), jnp.ones(8))
     with pytest.raises(ValueError, match="a batch of 6 cannot be split"):
-        train.compiled(dataclasses.replace(TINY, batch=6), one_device(), state, pictures)
+        train.compiled(dataclasses.replace(TINY, batch=6), one_device(), 8)
 
 
 # The whole command, on the preset `smoke`.
@@ -212,9 +210,9 @@ def once():
     keep: dict[tuple[train_state.Settings, int], train.Programs] = {}
     compile_steps = train.compiled
 
-    def compiled(settings, mesh, state, pictures):
+    def compiled(settings, mesh, pictures):
         if (settings, mesh.size) not in keep:
-            keep[settings, mesh.size] = compile_steps(settings, mesh, state, pictures)
+            keep[settings, mesh.size] = compile_steps(settings, mesh, pictures)
         return keep[settings, mesh.size]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -289,7 +287,7 @@ def test_export_is_the_average_and_goes_on(whole_run, pictures_folder, once, tmp
     longer = dataclasses.replace(SMOKE, kimg=0.408)
     again = options(pictures_folder, tmp_path / "b", start_from=str(whole_run / "export"))
     with pytest.MonkeyPatch.context() as patch:
-        steps = train.compiled(SMOKE, sharding.mesh(), state, train_state.Data(None, None))  # type: ignore
+        steps = train.compiled(SMOKE, sharding.mesh(), 24)
         patch.setattr(train, "compiled", lambda *_: steps)
         training.run(again, longer)
     assert (tmp_path / "b" / "checkpoints" / "0000000408").exists()
@@ -312,7 +310,7 @@ def test_four_devices_are_one_device(once):
         weights = np.linspace(0, 1, 24, dtype=np.float32)
         pictures = sharding.replicate(train_state.Data(pixels, weights), mesh)  # pyright: ignore
         state = sharding.replicate(train_state.fresh(SMOKE), mesh)
-        programs = train.compiled(SMOKE, mesh, state, pictures)
+        programs = train.compiled(SMOKE, mesh, 24)
         assert programs.regularize_generator is not None
         for _ in range(3):
             state, metrics = programs.step(state, pictures)
