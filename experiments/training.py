@@ -87,7 +87,8 @@ def run(options: Run, settings: train_state.Settings) -> None:
         _profile(options, (seen - first) // settings.batch, state)
         index, seen = seen // settings.batch, seen + settings.batch
         state, metrics = programs.step(state, pictures)
-        if settings.r1 and index % settings.r1_every == 0:
+        due = index % settings.r1_every == 0
+        if programs.regularize_discriminator is not None and due:
             state, more = programs.regularize_discriminator(state, pictures)
             extra.update(more)
         due = index % settings.path_every == 0 and seen > settings.path_kimg * 1000

@@ -31,10 +31,13 @@ Metrics = dict[str, Float[Array, ""]]
 
 
 class Programs(NamedTuple):
-    """The compiled steps. Each takes (state, data), consumes the state, returns the next."""
+    """The compiled steps. Each takes (state, data), consumes the state, returns the next.
+
+    A penalty of weight 0 has none.
+    """
 
     step: Callable[[TrainState, Data], tuple[TrainState, Metrics]]
-    regularize_discriminator: Callable[[TrainState, Data], tuple[TrainState, Metrics]]
+    regularize_discriminator: Callable[[TrainState, Data], tuple[TrainState, Metrics]] | None
     regularize_generator: Callable[[TrainState, Data], tuple[TrainState, Metrics]] | None
 
 
@@ -58,11 +61,10 @@ def compiled(settings: Settings, mesh: Mesh, pictures: int) -> Programs:
         jax.ShapeDtypeStruct((pictures, size, size, 3), jnp.uint8),  # pyright: ignore
         jax.ShapeDtypeStruct((pictures,), jnp.float32),  # pyright: ignore
     )
-    steps = [train_step, regularize_discriminator]
-    if settings.path:
-        steps.append(regularize_generator)
+    penalties = [regularize_discriminator] * bool(settings.r1)
+    penalties += [regularize_generator] * bool(settings.path)
 
-    def program(function):
+    def program(function: Callable) -> Callable:
         jitted = jax.jit(
             functools.partial(function, settings, split),
             donate_argnums=0,
@@ -71,9 +73,12 @@ def compiled(settings: Settings, mesh: Mesh, pictures: int) -> Programs:
         )
         return jitted.lower(state, data).compile()
 
+    steps = [train_step, *penalties]
     with concurrent.futures.ThreadPoolExecutor(len(steps)) as pool:
-        made = list(pool.map(program, steps))
-    return Programs(made[0], made[1], made[2] if settings.path else None)
+        made = dict(zip(steps, pool.map(program, steps), strict=True))
+    return Programs(
+        made[train_step], made.get(regularize_discriminator), made.get(regularize_generator)
+    )
 
 
 def train_step(

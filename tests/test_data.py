@@ -40,7 +40,7 @@ def test_folder_and_zip_are_alike(tmp_path):
     packed = pack(tmp_path / "a.zip", members, compression=zipfile.ZIP_DEFLATED)
     for source in (packed, tmp_path / "folder"):
         pictures, names = data.read_pictures(source, 16)
-        assert names == ["0.png", "1.png", "2.png"]
+        assert names == data.picture_names(source) == ["0.png", "1.png", "2.png"]
         for picture, name in zip(pictures, names, strict=True):
             np.testing.assert_array_equal(picture, noise(16, int(name[0])))
 
@@ -80,15 +80,16 @@ def test_bad_pictures(tmp_path, members, message):
     assert "\n" not in str(caught.value)
 
 
-def test_bad_places(tmp_path):
+@pytest.mark.parametrize("read", [lambda path: data.read_pictures(path, 16), data.picture_names])
+def test_bad_places(tmp_path, read):
     with pytest.raises(FileNotFoundError, match="no folder or zip"):
-        data.read_pictures(tmp_path / "absent", 16)
+        read(tmp_path / "absent")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no pictures"):
-        data.read_pictures(tmp_path / "empty", 16)
+        read(tmp_path / "empty")
     (tmp_path / "text.zip").write_text("<html>not found</html>")
     with pytest.raises(ValueError, match="neither a folder nor a zip"):
-        data.read_pictures(tmp_path / "text.zip", 16)
+        read(tmp_path / "text.zip")
 
 
 def test_damaged_member_is_named(tmp_path):

@@ -161,14 +161,20 @@ def test_the_command_runs_and_keeps_compiled_programs_for_the_user(model, tmp_pa
     del environment["JAX_COMPILATION_CACHE_DIR"]
     environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     command = [sys.executable, "-m", "experiments.sample", f"--model={model}", "--seeds=0"]
-    done = subprocess.run(
-        [*command, f"--out={tmp_path / 'out'}"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=root,
-        env=environment,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+
+    def run(*flags):
+        done = subprocess.run(
+            [*command, *flags], capture_output=True, text=True, cwd=root, env=environment
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
+    run(f"--out={tmp_path / 'out'}")
     assert sorted(os.listdir(tmp_path / "out")) == ["config.json", "seed0000.png", "sheet.png"]
     assert os.listdir(tmp_path / "cache" / "fxjax" / "jax")
+    own, environment["JAX_COMPILATION_CACHE_DIR"] = tmp_path / "own", str(tmp_path / "other")
+    run(f"--out={tmp_path / 'again'}", f"--compile_cache={own}")
+    programs = {path.name for path in own.glob("*-cache")}
+    assert programs
+    run(f"--out={tmp_path / 'third'}", f"--compile_cache={own}")
+    assert {path.name for path in own.glob("*-cache")} == programs  # read, not made anew
+    assert not (tmp_path / "other").exists()

@@ -311,6 +311,7 @@ def test_four_devices_are_one_device(once):
         pictures = sharding.replicate(train_state.Data(pixels, weights), mesh)  # pyright: ignore
         state = sharding.replicate(train_state.fresh(SMOKE), mesh)
         programs = train.compiled(SMOKE, mesh, 24)
+        assert programs.regularize_discriminator is not None
         assert programs.regularize_generator is not None
         for _ in range(3):
             state, metrics = programs.step(state, pictures)
