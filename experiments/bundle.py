@@ -2,6 +2,7 @@
 
 import json
 import string
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -75,8 +76,11 @@ def worse_figures(target: epath.Path, figures: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def pack(generator: str, features: str, figures: dict[str, Any]) -> Packed:
-    """Reads the parts, halves them, and writes the card. ValueError if a part is missing."""
+def pack(generator: str, features: str, figures: dict[str, Any], notes: str = "") -> Packed:
+    """Reads the parts, halves them, and writes the card. ValueError if a part is missing.
+
+    `notes` says what is wrong with the samples that were looked at.
+    """
     source = checkpoint.read_card(zoo.find(generator))
     made = load(generator, part="generator")
     if "statistics" in source["parts"]:
@@ -115,7 +119,7 @@ def pack(generator: str, features: str, figures: dict[str, Any]) -> Packed:
         "features_training": trained,
         "figures": figures,
     }
-    return Packed(source["kind"], parts, info, card_text(info, made.resolution))
+    return Packed(source["kind"], parts, info, card_text(info, made.resolution, notes))
 
 
 def discriminator(generator: str) -> bytes:
@@ -175,7 +179,7 @@ def _size(folder: epath.Path) -> int:
     return sum(_size(path) if path.is_dir() else path.stat().length for path in folder.iterdir())
 
 
-def card_text(info: Mapping[str, Any], resolution: int) -> str:
+def card_text(info: Mapping[str, Any], resolution: int, notes: str) -> str:
     """The model card, from the template beside this file."""
     figures = info["figures"]
     lines = ["| measure | value |", "| --- | --- |"]
@@ -195,6 +199,11 @@ def card_text(info: Mapping[str, Any], resolution: int) -> str:
     template = (epath.Path(__file__).parent / "card_template.md").read_text()
     return string.Template(template).substitute(
         resolution=resolution,
+        notes=textwrap.fill(
+            f"- {notes or 'Nobody wrote down what is wrong with its samples.'}",
+            width=100,
+            subsequent_indent="  ",
+        ),
         kimg=f"{(info['images'] or 0) / 1000:.1f}",
         settings=", ".join(f"{key} {value}" for key, value in settings.items()),
         features=_features_text(trained),

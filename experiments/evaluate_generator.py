@@ -1,6 +1,6 @@
 """Measures a generator against its data: samples, copies, and inversion of held-back faces.
 
-    python -m experiments.evaluate_generator --model=runs/faces64/export --data=omi_train_256.zip \
+    python -m experiments.evaluate_generator --model=runs/faces128/export --data=omi_train_256.zip \
         --weights_csv=omi_train.csv --out=runs/measures
 
 --out gets measures.json and measures.csv, samples.png and inversions.png. A count of 0 leaves a

@@ -1,6 +1,6 @@
 """Makes the model folder that ships with the package: generator, features, samples, card.
 
-    python -m experiments.pack_model --generator=runs/faces64/export \
+    python -m experiments.pack_model --generator=runs/faces128/export \
         --features=runs/features/export --figures=runs/measures/measures.json --dst=fxjax/zoo/faces
 
 --figures is what experiments.evaluate_generator measured of this generator. A bundle that is
@@ -25,6 +25,7 @@ class Config:
     figures: Annotated[str, "measures.json of this generator"]
     dst: Annotated[str, "folder to make"]
     seeds: Annotated[str, "of the sample pictures; dlib must find a face in each"] = "0-7"
+    notes: Annotated[str, "what is wrong with the samples that were looked at, for the card"] = ""
     megabytes: Annotated[float, "most that the bundle may take"] = 22.0
     training: Annotated[
         str | None, "folder that gets the discriminator too, for --start_discriminator"
@@ -41,7 +42,7 @@ def main(config: Config) -> None:
             f"{target} has better figures: {'; '.join(worse)}; --overwrite replaces it all the same"
         )
     discriminator = bundle.discriminator(config.generator) if config.training else b""
-    packed = bundle.pack(config.generator, config.features, figures)
+    packed = bundle.pack(config.generator, config.features, figures, config.notes)
     size = bundle.write(target, packed, parse_seeds(config.seeds), config.megabytes)
     if config.training:
         files.write(files.absolute(config.training) / "discriminator.npz", discriminator)

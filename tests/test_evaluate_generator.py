@@ -273,7 +273,10 @@ class TestBundle:
         return parse(pack_model.Config, flags)[0]
 
     def test_parts_are_loaded_by_name(self, model, generator, figures, tmp_path, monkeypatch):
-        pack_model.main(self.config(model, figures, tmp_path))
+        seen = "--notes=Wrong in the samples: eyes that look in two directions, torn hair"
+        pack_model.main(self.config(model, figures, tmp_path, seen))
+        card = (tmp_path / "zoo" / "tiny" / "card.md").read_text()
+        assert "- Wrong in the samples: eyes that look" in card
         shelf = tmp_path / "zoo"
         monkeypatch.setattr(zoo, "_shelf", lambda: fxjax.files.epath.Path(shelf))
         assert zoo.names() == ["tiny"]

@@ -56,7 +56,7 @@ def test_it_is_small_and_has_a_card(home):
 def test_training_can_go_on_from_a_clone(home, root):
     """The discriminator that is kept is the shipped generator's own."""
     settings = train_state.Settings(**checkpoint.read_card(home)["settings"])
-    kept = root / "training" / "faces64" / "discriminator.npz"
+    kept = root / "training" / "faces128" / "discriminator.npz"
     state = snapshot.start_from(home, kept, settings)
     assert int(state.images) == checkpoint.read_card(home)["images"]
 
