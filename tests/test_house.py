@@ -25,7 +25,7 @@ LEVELS = [
     "fxjax.losses fxjax.detect fxjax.align fxjax.data fxjax.augment fxjax.objective",
     "fxjax.expression fxjax.paste",
     "fxjax.invert fxjax.mix fxjax.train fxjax.train_state fxjax.snapshot fxjax.metrics",
-    "fxjax.pivotal fxjax.train_features fxjax.train_labels",
+    "fxjax.whiten fxjax.pivotal fxjax.train_features fxjax.train_labels",
     "fxjax.score fxjax.search",
     "fxjax.report fxjax.transfer_types",
     "fxjax.detail",
