@@ -33,8 +33,9 @@ class Settings:
 
     `rows`: groups of rows that the search may take from the expression (None: every row on its
     own); `keep_pose` leaves the rows up to 8 pixels, which carry the pose, to the person.
-    `weight` is that of the appearance in the score E + weight * A. `strength` moves the
-    chosen rows by 0 (none) to 1.5 times the way to the expression's. `mask` skips the search.
+    `weight` is that of the appearance in the score E + weight * A: at 1 or more, taking all rows
+    is no better than taking none, so that mixtures win. `strength` moves the chosen rows by 0
+    (none) to 1.5 times the way to the expression's. `mask` skips the search.
     `score_size`: the pixels at which all masks are scored; if the generator's are more, the best
     64 are scored again in full. So they are with `readout`, which scores on the picture of so many
     pixels that a StyleGAN2 has after its first rows, and leaves all later rows to the person.
@@ -50,7 +51,7 @@ class Settings:
     pull: float = 0.02
     rows: mix.Groups | None = None
     keep_pose: bool = False
-    weight: float = 0.1
+    weight: float = 1.0
     strength: float = 1.0
     mask: tuple[bool, ...] | None = None
     score_size: int = 64
