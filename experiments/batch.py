@@ -121,6 +121,7 @@ def invert_all(config: Pairs, pairs: Sequence[Pair]) -> dict[epath.Path, worklis
         steps=config.steps,
         rate=config.rate,
         pull=config.pull,
+        space=inversion.WHITENED,
         batch=config.batch,
         face=config.face,
         restart=config.restart,

@@ -21,9 +21,12 @@ from experiments.runfolder import Row
 from experiments.search import Found, Models, Search
 from experiments.tuning import Tuner
 from experiments.worklist import OK, Entry, Options
-from fxjax import checkpoint, files, invert, load, losses, metrics, pivotal, sharding, zoo
+from fxjax import checkpoint, files, invert, load, losses, metrics, pivotal, sharding, whiten, zoo
 from fxjax.images import contact_sheet, load_image
 from fxjax.nn.generator import Generator, synthesize
+
+WHITENED = "whitened"
+COUNTS = ("batch", "devices", "tries", "noise_pull", "region_weight", "pivotal_steps")  # from 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Config:
     realign: Annotated[bool, "align even what is recognised as aligned already"] = False
     landmarks: Annotated[str | None, "file of landmarks by photo: 1.png or x/1.png"] = None
     landmark_model: Annotated[str | None, "another dlib 68-point model"] = None
-    space: Annotated[str, "w+, w, or how many first rows move"] = "w+"
+    space: Annotated[str, "w+, w, whitened, or how many first rows move"] = "w+"
     settle: Annotated[float, "share of the steps in which all rows move alike"] = 0.0
     pull: Annotated[float, "weight of the codes' squared distance from the mean"] = 0.0
     noise_pull: Annotated[float, "above 0, noise images move too, held by this weight"] = 0.0
@@ -85,8 +88,8 @@ def shas(config: Config) -> dict[str, str]:
 
 def prepare(config: Config) -> Search:
     """Loads the models and checks the settings (ValueError)."""
-    least = {"steps": 1, "batch": 0, "devices": 0, "tries": 0, "noise_pull": 0}
-    for name, bound in (least | {"region_weight": 0, "pivotal_steps": 0}).items():
+    least = {"steps": 1} | dict.fromkeys(COUNTS, 0)
+    for name, bound in least.items():
         if getattr(config, name) < bound:
             raise ValueError(f"--{name}={getattr(config, name)}: want {bound} or more")
     if config.aligned and config.region_weight != 1:
@@ -106,20 +109,13 @@ def prepare(config: Config) -> Search:
         raise ValueError(f"--loss={config.loss} needs --features=DIR, a converted VGG16")
     elif jax.process_index() == 0:
         print("no --features: the loss is pixels alone, and no LPIPS-style distance is measured")
-    settings = invert.Settings(
-        steps=config.steps,
-        rate=config.rate,
-        optimizer=config.optimizer,
-        space=space_of(config.space),
-        settle=config.settle,
-        pull=config.pull,
-        noise_pull=config.noise_pull,
-        enough=config.enough,
-        remat=config.remat,
-    )
+    alike = ("steps", "rate", "optimizer", "settle", "pull", "noise_pull", "enough", "remat")
+    given: dict[str, Any] = {name: getattr(config, name) for name in alike}
+    settings = invert.Settings(space=space_of(config.space), **given)
     loss = make_loss(generator, features, kind_of(config), config.layers, config.pixel_weight)
     judge = None if features is None else metrics.lpips_style(features)
-    models = Models(*sharding.replicate((generator, loss, judge), mesh), mesh)
+    walk = whiten.of(config.model, generator) if config.space == WHITENED else generator
+    models = Models(*sharding.replicate((walk, loss, judge), mesh), mesh)
     return Search(
         models,
         settings,
@@ -155,12 +151,12 @@ def kind_of(config: Config) -> str:
 
 
 def space_of(text: str) -> Any:
-    """w, w+ or a number."""
-    if text in ("w", "w+"):
-        return text
-    if not text.isdecimal():
-        raise ValueError(f"--space={text}: want w+, w, or a number of rows")
-    return int(text)
+    """w, w+ or a number; whitened codes are alike in all rows, as those of w are."""
+    if text in ("w", "w+", WHITENED):
+        return text.replace(WHITENED, "w")
+    if text.isdecimal():
+        return int(text)
+    raise ValueError(f"--space={text}: want w+, w, whitened, or a number of rows")
 
 
 def faces_of(config: Config, search: Search) -> Options:

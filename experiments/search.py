@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, UInt8
 
 from experiments import worklist
 from experiments.worklist import Entry
-from fxjax import files, invert, losses, sharding
+from fxjax import files, invert, losses, sharding, whiten
 from fxjax.images import from_uint8, to_uint8
 from fxjax.memory import free_memory
 from fxjax.nn.generator import synthesize
@@ -35,12 +35,29 @@ SHARE = 0.7  # of the free memory
 
 
 class Models(NamedTuple):
-    """What a search needs, on all devices of the mesh; the judge is None without features."""
+    """What a search needs, on all devices of the mesh; the judge is None without features.
 
-    generator: Any
+    `walk` is the generator, or what reads other codes than w for it (`fxjax.whiten`).
+    """
+
+    walk: Any
     loss: Any
     judge: Any
     mesh: Mesh
+
+    @property
+    def generator(self) -> Any:
+        """What draws W+ codes."""
+        return self.walk.generator if isinstance(self.walk, whiten.Whitened) else self.walk
+
+    def begun(self, codes: Codes) -> Codes:
+        """Where a search starts for W+ codes."""
+        whitened = isinstance(self.walk, whiten.Whitened)
+        return whiten.mean_codes(self.walk, codes) if whitened else codes
+
+    def found(self, codes: Codes) -> Codes:
+        """The W+ codes of a search's own."""
+        return self.walk.w(codes) if isinstance(self.walk, whiten.Whitened) else codes
 
 
 class Found(NamedTuple):
@@ -117,7 +134,7 @@ class Search:
         self.strip, self.save_seconds, self.profile_dir = strip, save_seconds, profile_dir
         self.region_weight, self.calls = region_weight, 0
         self.everywhere = NamedSharding(models.mesh, PartitionSpec("batch"))
-        invert.begin(models.generator, invert.mean_codes(models.generator, 1), settings)  # checks
+        invert.begin(models.walk, invert.mean_codes(models.walk, 1), settings)  # checks
 
     def run(
         self,
@@ -130,7 +147,7 @@ class Search:
 
         `progress` is told the share of the batch done since the last call, and the mean loss.
         """
-        generator, loss, judge, mesh = self.models
+        walk, loss, judge, mesh = self.models
         settings, began = self.settings, time.monotonic()
         padded = [*entries, *[entries[-1]] * (len(targets) - len(entries))]
         names = [entry.name for entry in padded]
@@ -139,12 +156,12 @@ class Search:
         goal = self.goal(padded, placed)
         saved = _restore(place_file, key)
         if saved is None:
-            start = self._split(self.start(names, goal))
-            place = self._split(invert.begin(generator, start, settings))
+            start = self._split(self.models.begun(self.start(names, goal)))
+            place = self._split(invert.begin(walk, start, settings))
             curves, strips, seconds = np.zeros((len(targets), 0), np.float32), [], 0.0
         else:
             start = self._split(saved["start"])
-            like = jax.tree.structure(invert.begin(generator, start, settings))
+            like = jax.tree.structure(invert.begin(walk, start, settings))
             leaves = [saved[f"leaf{index}"] for index in range(like.num_leaves)]
             place = self._split(jax.tree.unflatten(like, leaves))
             curves, strips = saved["curves"], list(saved["strips"])
@@ -157,7 +174,7 @@ class Search:
             count = min(EVERY, settings.steps - done)
             with self._trace():
                 place, new = invert.advance(
-                    generator, loss, goal, start, place, settings, count, mesh=mesh
+                    walk, loss, goal, start, place, settings, count, mesh=mesh
                 )
                 curves = np.concatenate([curves, np.asarray(new)], axis=1)
             place = self._split(place)
@@ -166,8 +183,9 @@ class Search:
                 spent = seconds + time.monotonic() - began
                 _save(place_file, key, place, start, curves, strips, spent)
                 last = time.monotonic()
-        codes, noise = invert.codes_of(place, start, settings), invert.noise_of(place)
-        pictures, distances, lpips = _judge((generator, loss, judge), goal, codes, noise, placed)
+        codes = self.models.found(invert.codes_of(place, start, settings))
+        noise, judges = invert.noise_of(place), (self.models.generator, loss, judge)
+        pictures, distances, lpips = _judge(judges, goal, codes, noise, placed)
         if self.strip:
             strips += [self._draw(place, start), self._shrunk(placed)]
         return Found(
@@ -195,7 +213,7 @@ class Search:
         return jax.device_put(tree, self.everywhere)
 
     def _draw(self, place: invert.Place, start: Codes) -> Photos:
-        codes = invert.codes_of(place, start, self.settings)
+        codes = self.models.found(invert.codes_of(place, start, self.settings))
         noise = invert.noise_of(place)
         return np.asarray(_draw(self.models.generator, codes, noise, STRIP_SIDE))
 
@@ -211,18 +229,18 @@ class Search:
 
     def batch(self, count: int) -> int:
         """How many pictures at once: what the free memory holds, a power of two per device."""
-        generator, loss, _, mesh = self.models
+        walk, loss, _, mesh = self.models
         devices = mesh.size
         if count <= devices:
             return devices
-        size = generator.resolution
+        size = walk.resolution
         blank = sharding.split_batch(np.zeros((devices, size, size, 3), np.uint8), mesh)
         goal = self.goal([Entry("", "")] * devices, blank)
-        start = self._split(invert.mean_codes(generator, devices))
-        place = self._split(invert.begin(generator, start, self.settings))
+        start = self._split(invert.mean_codes(walk, devices))
+        place = self._split(invert.begin(walk, start, self.settings))
         steps = min(EVERY, self.settings.steps)
         lowered = invert.advance.lower(
-            generator, loss, goal, start, place, self.settings, steps, mesh=mesh
+            walk, loss, goal, start, place, self.settings, steps, mesh=mesh
         )
         analysis = lowered.compile().memory_analysis()
         need = max(1, 0 if analysis is None else analysis.temp_size_in_bytes)

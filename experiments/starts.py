@@ -15,7 +15,7 @@ from fxjax.types import Codes
 
 def codes(models: Models, start: str, tries: int, names: Sequence[str], goal: Any) -> Codes:
     """The codes at which the searches of these faces start."""
-    generator, loss, _, _ = models
+    generator, loss = models.generator, models.loss
     if start == "mean":
         return invert.mean_codes(generator, len(names))
     if start == "best":

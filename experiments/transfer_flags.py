@@ -15,7 +15,7 @@ class Search:
     features: Annotated[str | None, "VGG16 folder; None is what comes with the model"] = None
     steps: Annotated[int, "inversion steps"] = Settings.steps
     rate: Annotated[float, "inversion's learning rate"] = Settings.rate
-    pull: Annotated[float, "weight that holds codes near the mean"] = Settings.pull
+    pull: Annotated[float, "weight that holds whitened codes near the mean"] = Settings.pull
     rows: Annotated[str, "rows to search: all, or such as 0-2,5,6+7 (+ ties rows)"] = "all"
     keep_pose: Annotated[bool, "leave out the rows up to 8 pixels, which carry the pose"] = False
     weight: Annotated[float, "of the appearance in the score E + weight * A"] = Settings.weight
@@ -55,11 +55,7 @@ class Transfer(Search):
 
     strength: Annotated[float, "how much of the expression, 0 to 1.5"] = Settings.strength
     mask: Annotated[str | None, "no search: 0s and 1s, row 0 first; 1 is the expression's"] = None
-    tuning: Annotated[int, "steps that fit the weights to both faces (150; 0: none)"] = (
-        Settings.tuning
-    )
-    skin: Annotated[float, "how much of the change around the parts, 0 to 1"] = Settings.skin
-    poisson: Annotated[bool, "blend by gradients rather than by colours"] = False
+    tuning: Annotated[int, "steps that fit the weights to the person; 0: none"] = Settings.tuning
 
     def settings(self) -> Settings:
         """The library's settings. ValueError for what is out of range."""
@@ -67,13 +63,9 @@ class Transfer(Search):
             raise ValueError(f"--strength={self.strength}: want 0 (none) to 1.5")
         if self.tuning < 0:
             raise ValueError(f"--tuning={self.tuning}: want 0 (none) or more steps")
-        if not 0 <= self.skin <= 1:
-            raise ValueError(f"--skin={self.skin}: want 0 (none) to 1 (all)")
         return dataclasses.replace(
             super().settings(),
             strength=self.strength,
             mask=read_mask(self.mask),
             tuning=self.tuning,
-            skin=self.skin,
-            poisson=self.poisson,
         )

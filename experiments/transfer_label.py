@@ -39,7 +39,6 @@ class Config:
     strength: Annotated[float, "how much of it, from 0 (none) to 1"] = 1.0
     face: Annotated[str, "whose: largest, all, a number (left to right), or x,y"] = "largest"
     parts: Annotated[tuple[str, ...], "what changes: some of eyes,brows,mouth"] = Settings.parts
-    poisson: Annotated[bool, "blend by gradients rather than by colours"] = False
 
 
 def main(config: Config) -> None:
@@ -47,7 +46,7 @@ def main(config: Config) -> None:
     if not 0 <= config.strength <= 1:
         raise ValueError(f"--strength={config.strength:g}: want 0 (none) to 1")
     out = files.absolute(config.out)
-    engine = LabelEngine(config.model, parts=config.parts, poisson=config.poisson)
+    engine = LabelEngine(config.model, parts=config.parts)
     everything = config.expression == "all"
     wanted = engine.expressions if everything else (config.expression,)
     for name in wanted:

@@ -13,13 +13,11 @@ import json
 from typing import Annotated
 
 import jax.numpy as jnp
-import numpy as np
 from tqdm import tqdm
 
 from experiments import batch, frames, transfer_files, transfer_flags
 from experiments.launch import launch
 from fxjax import files, mix, zoo
-from fxjax.detail import Source
 from fxjax.engine import Engine
 from fxjax.images import save_image
 from fxjax.transfer_report import mask_text
@@ -82,16 +80,17 @@ def main(config: Config) -> None:
         raise ValueError(f"no face was found in any frame of {config.driver}")
     mask = frames.choose(engine, person, own, source, drivers, config.looks)
     print(f"mask {mask_text(mask)}")
+    amount = config.strength if mask.any() else 0.0
     pictures, note, last = [], transfer_files.note(config.model), min(drivers)
-    tuned = engine.tuned([person], jnp.asarray(own)[None])
+    tuned = engine.tuned(person, jnp.asarray(own))
     before = engine.draw(jnp.asarray(own)[None], tuned)
     for number, frame in enumerate(tqdm(source, "drawing", source.count, disable=None)):
         if number in drivers:
             last, driver = number, drivers[number].located(frame, engine.resolution)
         other = jnp.asarray(drivers[last].code)
         mixed = mix.blended(jnp.asarray(own), other, jnp.asarray(mask), config.strength)
-        drawn = engine.draw(jnp.stack([mixed, other]), tuned)
-        photo, _ = engine.apply(person, before, drawn[:1], Source(driver, np.asarray(drawn[1])))
+        drawn = engine.draw(mixed[None], tuned)
+        photo, _ = engine.apply(person, before, drawn, driver, amount=amount)
         pictures.append(out / "frames" / f"{number:06d}.png")
         save_image(pictures[-1], photo, note=note)
     for path in set((out / "frames").glob("*.png")) - set(pictures):  # of a longer run

@@ -74,7 +74,8 @@ class Tuner:
     ) -> list[dict[str, Any]]:
         """Tunes at most one face per device; what to add to their rows."""
         began = time.monotonic()
-        generator, loss, judge, mesh = self.search.models
+        models = self.search.models
+        generator, loss, judge, mesh = models.generator, models.loss, models.judge, models.mesh
         picks = [*group, *[group[-1]] * (mesh.size - len(group))]
         placed = sharding.split_batch(targets[picks], mesh)
         codes = sharding.split_batch(found.codes[picks], mesh)

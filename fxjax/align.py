@@ -1,4 +1,4 @@
-"""Landmarks to an FFHQ-like crop and its matrix, and a changed crop back into the photo (OpenCV).
+"""Landmarks to an FFHQ-like crop and its matrix, and where the parts of a face are (OpenCV).
 
 Coordinates are (x, y) with pixel centres at whole numbers, so a picture of width w spans
 -0.5..w-0.5. `photo_from_crop` maps a crop's homogeneous coordinates to the photo's. Landmarks are
@@ -11,10 +11,9 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image as Pillow
 
-from fxjax import tone
 from fxjax.types import Photo
 
 Landmarks = Float[np.ndarray, "68 2"]
@@ -274,119 +273,7 @@ def union(masks: Iterable[Masks], parts: Sequence[str] = PARTS) -> Float[np.ndar
     return np.max([getattr(mask, part) for mask in masks for part in parts], axis=0)
 
 
-def blend(
-    photo: Photo,
-    face: Float[np.ndarray, "_ _ 3"] | Float[Array, "_ _ 3"],
-    reconstruction: Float[np.ndarray, "_ _ 3"] | Float[Array, "_ _ 3"] | None,
-    photo_from_crop: Matrix,
-    landmarks: Float[np.ndarray, "68 2"] | Float[np.ndarray, "sets 68 2"],
-    *,
-    parts: Sequence[str] = PARTS,
-    feather: float = 0.05,
-    reach: float = 0.15,
-    skin: float = 1.0,
-    keep_tone: bool = True,
-    poisson: bool = False,
-) -> Photo:
-    """Puts a changed face back into its photo, at the photo's own resolution.
-
-    The photo gets the difference between `face` and `reconstruction` (what the generator makes of
-    the unchanged photo) and so keeps its own detail; only where its `parts` (the eyes, brows and
-    mouth, or some of them) change does it get the generated pixels themselves, moved to the colours
-    around them. Farther from those than `reach` (a part of the face's square) the photo stays as it
-    is, bit for bit, and so it does where nothing changes. `skin` is how much the photo gets of the
-    change around the parts. `keep_tone` leaves out what changes the skin's tone or the light rather
-    than the expression. With no `reconstruction` the whole face is generated pixels.
-
-    `landmarks` in the photo bound what changes; give several sets (the photo's, then the new
-    face's) to have their union. `feather` is a part of the crop's side. `poisson` carries the
-    generated pixels' gradients rather than their colours.
-    """
-    new = np.clip(np.asarray(face, np.float32), -1, 1)
-    old = new if reconstruction is None else np.clip(np.asarray(reconstruction, np.float32), -1, 1)
-    size = len(new)
-    if new.shape != (size, size, 3) or old.shape != new.shape:
-        raise ValueError(f"face {new.shape} and reconstruction {old.shape} are not equal squares")
-    crop_from_photo = np.linalg.inv(photo_from_crop)
-    sets = [transform(crop_from_photo, points) for points in landmarks.reshape(-1, 68, 2)]
-    masks = [region_masks(points, size, feather=feather) for points in sets]
-    hull = skin_hull = np.max([mask.face for mask in masks], axis=0) * _frame(size, feather)
-    features = union(masks, parts)
-    if reconstruction is not None:
-        wide = [region_masks(points, size, feather=reach) for points in sets]
-        hull = hull * union(wide, parts)
-    if keep_tone:
-        bare = skin_hull * (1.001 - union(masks))
-        new = new - tone.of_skin(new - old, bare, sets[-1])
-    if reconstruction is not None and skin < 1:
-        near = union(
-            [region_masks(points, size, feather=0.04, margin=0.0) for points in sets], parts
-        )
-        new = old + (new - old) * (skin + (1 - skin) * near)[..., None]
-    change = _local_change(new - old)
-    region = np.maximum(features, smooth((change - 0.15) / 0.3))
-    moved = smooth((change - 0.03) / 0.09)
-    generated = hull if reconstruction is None else hull * region * moved
-
-    bare = skin_hull * (1.001 - region) * (_outside(photo_from_crop, size, *photo.shape[1::-1]) < 0)
-    matched = new + tone.of_skin(cut(photo, photo_from_crop, size) - old, bare, sets[-1])
-    difference = hull[..., None] * (new - old)
-    mixed = (hull - generated)[..., None] * (new - old) + generated[..., None] * (matched + 1)
-    layers = np.concatenate([mixed * np.float32(127.5), generated[..., None]], axis=2)
-
-    result = photo.copy()
-    used = np.argwhere(layers.any(axis=2))[:, ::-1]
-    if not len(used):
-        return result
-    (left, top), (right, bottom) = used.min(0), used.max(0)
-    ends = np.array([[left, top], [right, top], [right, bottom], [left, bottom]], float)
-    margin = 4 + 4 * _scale(photo_from_crop)  # what the kernels reach
-    left, top, right, bottom = _bounds(transform(photo_from_crop, ends), margin, photo)
-    window = result[top:bottom, left:right]
-    crop_from_window = crop_from_photo @ _shift(left, top)
-    place = crop_from_window, bottom - top, right - left
-    levels = resample(layers, *place, border=cv2.BORDER_CONSTANT)
-    under = window.astype(np.float32)
-    window[...] = _bytes(under * (1 - levels[..., 3:]) + levels[..., :3])
-    if poisson:
-        change = resample(difference * np.float32(127.5), *place, border=cv2.BORDER_CONSTANT)
-        window[...] = _clone(window, _bytes(under + change), levels[..., 3] > 0.5)
-    return result
-
-
 def smooth(x: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """0 below 0, 1 above 1, and a curve without corners between."""
     x = np.clip(x, 0, 1)
     return x * x * (3 - 2 * x)
-
-
-def _bytes(levels: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
-    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
-
-
-def _frame(size: int, feather: float) -> Float[np.ndarray, "size size"]:
-    """1 inside the crop, falling to 0 at its border."""
-    edge = (0.5 + np.minimum(np.arange(size), np.arange(size)[::-1])) / size
-    ramp = smooth(edge[None] / max(feather, 1e-6))
-    return (ramp * ramp.T).astype(np.float32)
-
-
-def _local_change(change: Float[np.ndarray, "size size 3"]) -> Float[np.ndarray, "size size"]:
-    """The largest change of a channel nearby."""
-    size = change.shape[0]
-    radius = round(0.02 * size)
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-    most = cv2.dilate(np.abs(change).max(axis=2), kernel)
-    return cv2.GaussianBlur(most, (0, 0), max(0.01 * size, 0.3))
-
-
-def _clone(source: Photo, target: Photo, mask: Bool[np.ndarray, "height width"]) -> Photo:
-    """Poisson blending of the source's masked part into the target, in place of it."""
-    # OpenCV leaves the picture's outermost pixels out, and fails on less than 3x3 others.
-    bits = np.zeros(mask.shape, np.uint8)
-    bits[1:-1, 1:-1] = 255 * mask[1:-1, 1:-1].astype(np.uint8)
-    left, top, width, height = cv2.boundingRect(bits)
-    if min(width, height) < 3:
-        return target
-    middle = left + width // 2, top + height // 2
-    return cv2.seamlessClone(source, target, bits, middle, cv2.NORMAL_CLONE)

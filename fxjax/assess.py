@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Float
 
 from fxjax import align, detect, expression, images, metrics, mix, paste, search
-from fxjax.detail import Source
 from fxjax.engine import Engine
 from fxjax.transfer_types import PRESETS, Located, Pixels, Transfer
 from fxjax.types import Code, Photo, Photos
@@ -130,10 +129,12 @@ def mixtures(
     return found
 
 
-def pasted(person: Located, driver: Located) -> list[tuple[str, Photo]]:
+def pasted(
+    person: Located, driver: Located, regions: Sequence[paste.Region] = ("mouth", "lower_face")
+) -> list[tuple[str, Photo]]:
     """Photos without any generator: parts of the driver's face, pasted."""
     found = []
-    for region in ("mouth", "lower_face"):
+    for region in regions:
         try:
             photo = paste.paste(
                 person.photo, person.landmarks, driver.photo, driver.landmarks, region=region
@@ -142,12 +143,6 @@ def pasted(person: Located, driver: Located) -> list[tuple[str, Photo]]:
             continue  # that region lies outside a photo
         found.append((f"pasted {region.replace('_', ' ')}", photo))
     return found
-
-
-def whole_driver(person: Located, driver: Located) -> Photo:
-    """The person's photo with the driver's whole face in its place: what copying B means here."""
-    face = align.cut(driver.photo, driver.crop.at(SIDE), SIDE)
-    return align.blend(person.photo, face, None, person.crop.at(SIDE), person.landmarks)
 
 
 def table(
@@ -160,7 +155,7 @@ def table(
 ) -> list[Assessed]:
     """The result, both copies and, with `compare`, simpler methods.
 
-    What a generator draws is drawn by the one tuned to the two faces. `joint` adds a code that was
+    What a generator draws is drawn by the one tuned to the person. `joint` adds a code that was
     searched freely for the least E + weight * A, with as many steps as an inversion has, unless
     the two faces are alike.
     """
@@ -173,16 +168,15 @@ def table(
         codes["joint optimisation"] = search.joint(
             case, weight=settings.weight, steps=settings.steps
         )
-    drawn = engine.draw(jnp.stack([own, other, *codes.values()]), result.generator)
-    end = Source(driver, np.asarray(drawn[1]))
+    drawn = engine.draw(jnp.stack([own, *codes.values()]), result.generator)
     pictures = [
         ("result", result.image),
         ("copy of the first", person.photo),
-        ("the second's face", whole_driver(person, driver)),
+        *pasted(person, driver, ("whole_face",)),
     ]
     pictures += [
-        (name, engine.apply(person, drawn[:1], new[None], end)[0])
-        for name, new in zip(codes, drawn[2:], strict=True)
+        (name, engine.apply(person, drawn[:1], new[None], driver)[0])
+        for name, new in zip(codes, drawn[1:], strict=True)
     ]
     if compare:
         pictures += pasted(person, driver)

@@ -16,9 +16,8 @@ import numpy as np
 from etils import epath
 from jaxtyping import Bool, Float, Int
 
-from fxjax import align, detect, images, invert, losses, mix, pivotal, score, search, zoo
-from fxjax.detail import Source
-from fxjax.faces import Faces
+from fxjax import align, detect, images, invert, losses, mix, pivotal, score, search, whiten, zoo
+from fxjax.faces.located import Faces
 from fxjax.nn.generator import Generator, synthesize
 from fxjax.nn.vgg16 import VGG16
 from fxjax.transfer_types import Located, Picture, Pixels, Progress, Ranked, Settings, Transfer
@@ -54,13 +53,8 @@ class Engine(Faces):
         self.features: VGG16 = load(
             zoo.features_of(model) if features is None else features, part="features"
         )
-        super().__init__(
-            self.generator.resolution,
-            detector,
-            parts=self.settings.parts,
-            poisson=self.settings.poisson,
-            skin=self.settings.skin,
-        )
+        super().__init__(self.generator.resolution, detector, parts=self.settings.parts)
+        self.walk = whiten.of(model, self.generator)
         count = len(self.generator.rows)
         if self.settings.mask is not None and len(self.settings.mask) != count:
             raise ValueError(
@@ -114,9 +108,14 @@ class Engine(Faces):
         start: Codes | None = None,
         progress: Progress | None = None,
     ) -> invert.Inversion:
-        """The W+ codes of aligned faces, from the mean or from given codes."""
+        """The codes of aligned faces, all rows alike, from the mean or from given codes.
+
+        Searched in whitened W (`fxjax.whiten`), where rows of two codes mix.
+        """
         parts, count = [], len(faces)
-        first = invert.mean_codes(self.generator, count) if start is None else start
+        first = invert.mean_codes(self.walk, count)
+        if start is not None:
+            first = whiten.mean_codes(self.walk, start)
         for some in self._chunks(count):
             size = len(faces[some])
             report = None if progress is None else _part(progress, some.start, size, count)
@@ -128,21 +127,22 @@ class Engine(Faces):
     ) -> invert.Inversion:
         targets = jnp.asarray(np.stack([face.crop.image for face in faces]))
         settings = invert.Settings(
-            steps=self.settings.steps, rate=self.settings.rate, pull=self.settings.pull
+            steps=self.settings.steps,
+            rate=self.settings.rate,
+            pull=self.settings.pull,
+            space="w",
         )
         goal = _embed(self.loss, targets)
-        place = invert.begin(self.generator, first, settings)
+        place = invert.begin(self.walk, first, settings)
         curves = []
         for done in range(0, settings.steps, CHUNK):
             count = min(CHUNK, settings.steps - done)
-            place, part = invert.advance(
-                self.generator, self.loss, goal, first, place, settings, count
-            )
+            place, part = invert.advance(self.walk, self.loss, goal, first, place, settings, count)
             curves.append(part)
             if progress is not None:
                 jax.block_until_ready(part)
                 progress("inversion", (done + count) / settings.steps)
-        codes = invert.codes_of(place, first, settings)
+        codes = self.walk.w(invert.codes_of(place, first, settings))
         return invert.Inversion(codes, jnp.concatenate(curves, axis=1))
 
     def draw(self, codes: Codes, generator: Generator | None = None) -> Images:
@@ -155,19 +155,18 @@ class Engine(Faces):
         size = max(1, AT_ONCE // self.resolution**2)
         return [slice(k, k + size) for k in range(0, count, size)]
 
-    def tuned(self, faces: Sequence[Located], codes: Codes) -> Generator:
-        """The generator between its copies that draw each face better at its code.
+    def tuned(self, person: Located, code: Code) -> Generator:
+        """A copy of the generator that draws the person better at their code.
 
-        The mean of what pivotal tuning (arXiv:2106.05744) adds to the weights for each; without
-        `tuning` steps the generator itself.
+        By pivotal tuning (arXiv:2106.05744); without `tuning` steps the generator itself. It serves
+        all drivers.
         """
         if not self.settings.tuning:
             return self.generator
-        goal = _embed(self.loss, jnp.asarray(np.stack([face.crop.image for face in faces])))
+        goal = _embed(self.loss, jnp.asarray(person.crop.image[None]))
         settings = pivotal.Settings(steps=self.settings.tuning, rate=TUNING_RATE)
-        found = pivotal.tune(self.generator, self.loss, goal, codes, settings).differences
-        between = {name: jnp.mean(each.astype(jnp.float32), 0) for name, each in found.items()}
-        return pivotal.apply(self.generator, between)
+        found = pivotal.tune(self.generator, self.loss, goal, code[None], settings).differences
+        return pivotal.apply(self.generator, {name: each[0] for name, each in found.items()})
 
     def scores(
         self,
@@ -177,6 +176,8 @@ class Engine(Faces):
         progress: Progress | None = None,
     ) -> Float[np.ndarray, "masks 2"] | None:
         """Both losses of all masks at the score's size, by number; None if the two are alike."""
+        if np.array_equal(faces[0].crop.image, faces[1].crop.image):
+            return None
         size, readout = self.settings.score_size, self.settings.readout
         case = self.case(person, driver, faces, size=size, readout=readout)
         if score.alike(case.goals):
@@ -262,16 +263,18 @@ class Engine(Faces):
         person: Located,
         own: Images,
         new: Images,
-        driver: Source | None = None,
+        driver: Located | None = None,
+        *,
+        amount: float = 1.0,
     ) -> tuple[Pixels, Pixels]:
         """The photo with its changed face, and that face as the generator draws it.
 
         `own` and `new` [1, size, size, 3] are the generator's pictures of the person before and
-        after; the `driver` lends what they lack to what changes.
+        after; with a `driver` the expression goes by `amount` of the way to the driver's.
         """
         before, after = np.asarray(own[0]), np.asarray(new[0])
         face = images.to_uint8(after)
-        return self.put_back(person, before, after, driver), face
+        return self.put_back(person, before, after, driver, amount=amount), face
 
     def pair(
         self,
@@ -286,8 +289,9 @@ class Engine(Faces):
     ) -> Transfer:
         """A transfer between two faces whose codes [2, rows, dim] are known.
 
-        `mask` is applied without a search; `tuned` is the generator for these faces if that is
-        there already; `curves` are the inversions' losses, to be kept.
+        `mask` is applied without a search; `tuned` is the generator for this person if that is
+        there already; `curves` are the inversions' losses, to be kept. Where nothing is taken from
+        the driver, by a given mask or between photos that are alike, nothing changes.
         """
         seconds, began = {}, time.monotonic()
         given = mask if self.settings.mask is None else np.array(self.settings.mask)
@@ -300,10 +304,10 @@ class Engine(Faces):
         mixed = mix.blended(codes[0], codes[1], jnp.asarray(given), self.settings.strength)
         drawn = jnp.concatenate([codes, mixed[None]])
         if tuned is None:
-            tuned = self.tuned((person, driver), codes)
+            tuned = self.tuned(person, codes[0])
         pictures = self.draw(drawn, tuned)
-        other = Source(driver, np.asarray(pictures[1]))
-        photo, face = self.apply(person, pictures[:1], pictures[2:], other)
+        amount = self.settings.strength if ranked is not None or np.any(given) else 0.0
+        photo, face = self.apply(person, pictures[:1], pictures[2:], driver, amount=amount)
         seconds["put back"] = time.monotonic() - began
         return Transfer(
             photo,

@@ -14,7 +14,7 @@ from etils import epath
 from jaxtyping import Array, Float
 
 from fxjax import checkpoint, detect, zoo
-from fxjax.faces import Faces
+from fxjax.faces.located import Faces
 from fxjax.nn import fader
 from fxjax.transfer_types import Located, Pixels, Settings
 from fxjax.types import Features
@@ -38,7 +38,6 @@ class LabelEngine(Faces):
         *,
         detector: detect.Detector | None = None,
         parts: Sequence[str] = Settings.parts,
-        poisson: bool = False,
     ):
         folder = zoo.find(model)
         held = checkpoint.read_card(folder)["parts"]
@@ -52,7 +51,7 @@ class LabelEngine(Faces):
             self.classifier = zoo.load(folder, part="classifier")
         self._inner = fader.inner(self.model.size, self.model.zoom)
         side = self.model.size * self.model.zoom
-        super().__init__(side, detector, parts=parts, poisson=poisson)
+        super().__init__(side, detector, parts=parts)
 
     @property
     def expressions(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from fxjax.align import Landmarks, Matrix, resample, steady, transform
 from fxjax.images import gray, is_gray
 from fxjax.types import Photo
 
-Region = Literal["mouth", "lower_face", "eyes_and_mouth"]
+Region = Literal["mouth", "lower_face", "eyes_and_mouth", "whole_face"]
 
 _MOUTH = range(48, 68)
 _LEAST = 4  # pixels of a part's width and height: in less there is nothing to blend
@@ -33,7 +33,7 @@ def paste(
     *,
     region: Region,
 ) -> Photo:
-    """The photo with the driver's mouth, lower face (within the photo's jaw), or eyes and mouth.
+    """The photo with the driver's mouth, lower face (within the photo's jaw), or more of the face.
 
     At the photo's own size; a gray photo stays gray. Parts that reach over a border are cut there.
     Raises ValueError for landmarks that fall together, and if all parts are smaller than 4 pixels
@@ -50,6 +50,8 @@ def paste(
         parts = [mouth]
     elif region == "lower_face":
         parts = [[landmarks[[*range(3, 14), *range(31, 36)]], moved[_MOUTH]]]
+    elif region == "whole_face":
+        parts = [[landmarks[:27]]]
     else:
         eyes = [[*range(17, 22), *range(36, 42)], [*range(22, 27), *range(42, 48)]]
         parts = [[landmarks[eye], moved[eye]] for eye in eyes] + [mouth]

@@ -33,25 +33,25 @@ class Settings:
 
     `rows`: groups of rows that the search may take from the expression (None: every row on its
     own); `keep_pose` leaves the rows up to 8 pixels, which carry the pose, to the person.
-    `weight` is that of the appearance in the score E + weight * A. `strength` moves the
-    chosen rows by 0 (none) to 1.5 times the way to the expression's. `mask` skips the search.
+    `weight` is that of the appearance in the score E + weight * A: at 1 or more, taking all rows
+    is no better than taking none, so that mixtures win. `strength` moves the chosen rows by 0
+    (none) to 1.5 times the way to the expression's. `mask` skips the search.
     `score_size`: the pixels at which all masks are scored; if the generator's are more, the best
     64 are scored again in full. So they are with `readout`, which scores on the picture of so many
     pixels that a StyleGAN2 has after its first rows, and leaves all later rows to the person.
     `identity_weight` adds features outside the eyes, brows and mouth to the appearance's loss.
-    `pull` holds codes near the mean, where rows mix well. `parts` (of eyes, brows, mouth) are what
-    changes in the photo and counts as its expression; `elsewhere` is how much the rest of the face
-    counts in the expression's loss, of 1 for these; `skin` (0 to 1) is how much of the change
-    around them goes into the photo. `tuning` steps fit the generator's weights to the two faces
-    before the chosen mix is drawn.
+    `pull` weighs the mean square of whitened codes, which holds them where rows mix well. `parts`
+    (of eyes, brows, mouth) are what changes in the photo and counts as its expression; `elsewhere`
+    is how much the rest of the face counts in the expression's loss, of 1 for these. `tuning` steps
+    fit the generator's weights to the person before the chosen mix is drawn.
     """
 
-    steps: int = 300
-    rate: float = 0.15
-    pull: float = 0.0
+    steps: int = 100
+    rate: float = 0.1
+    pull: float = 0.02
     rows: mix.Groups | None = None
     keep_pose: bool = False
-    weight: float = 0.1
+    weight: float = 1.0
     strength: float = 1.0
     mask: tuple[bool, ...] | None = None
     score_size: int = 64
@@ -59,9 +59,7 @@ class Settings:
     identity_weight: float = 0.0
     parts: tuple[str, ...] = ("mouth",)
     elsewhere: float = 0.02
-    skin: float = 0.4
-    tuning: int = 150
-    poisson: bool = False
+    tuning: int = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +103,7 @@ class Transfer:
     [3, rows, dim] are those of the person, of the driver, and the mixed one. `mask` was applied
     (1: the row is the driver's); it was chosen from `ranked`, None if it was given or if the
     photos are `alike`: then nothing changes. `curves` [2, steps] are the inversions' losses,
-    `seconds` the time of each step. `generator` drew the faces: it is tuned to the two.
+    `seconds` the time of each step. `generator` drew the faces: it is tuned to the person.
     """
 
     image: Photo

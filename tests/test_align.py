@@ -1,7 +1,6 @@
 """Crops, their matrices and masks, and faces put back into photos."""
 
 import json
-import zipfile
 
 import cv2
 import numpy as np
@@ -9,9 +8,7 @@ import pytest
 import skimage.data
 
 from fxjax.align import (
-    _clone,
     align,
-    blend,
     corners,
     cut,
     ffhq_square,
@@ -22,7 +19,7 @@ from fxjax.align import (
     whole_square,
 )
 from fxjax.detect import Detector
-from fxjax.images import from_uint8, load_image, to_uint8
+from fxjax.images import to_uint8
 
 
 def _psnr(one: np.ndarray, other: np.ndarray) -> float:
@@ -213,221 +210,3 @@ def test_masks(landmarks):
     for mask, less in zip(masks, small, strict=True):
         reduced = cv2.resize(mask, (64, 64), interpolation=cv2.INTER_AREA)
         np.testing.assert_allclose(less, reduced, atol=0.08)
-
-
-@pytest.mark.parametrize("poisson", [False, True])
-def test_no_change_gives_the_photo(astronaut, landmarks, poisson):
-    crop = align(astronaut, landmarks, 256)
-    rough = np.random.default_rng(0).normal(crop.image, 0.3).astype(np.float32)
-    result = blend(astronaut, rough, rough, crop.photo_from_crop, landmarks, poisson=poisson)
-    np.testing.assert_array_equal(result, astronaut)
-    assert not np.shares_memory(result, astronaut)
-
-
-def _smile(size: int, points: np.ndarray) -> np.ndarray:
-    """A change of the mouth and the eyes and of nothing else, in crop coordinates."""
-    change = np.zeros((size, size, 3), np.float32)
-    for own in (slice(48, 60), slice(36, 42), slice(42, 48)):
-        hull = cv2.convexHull(np.rint(points[own]).astype(np.int32))
-        cv2.fillPoly(change, [hull], (0.9, 0.5, -0.4))
-    return change
-
-
-def test_only_the_chosen_parts_change(astronaut, landmarks):
-    crop = align(astronaut, landmarks, 256)
-    points = transform(np.linalg.inv(crop.photo_from_crop), landmarks)
-    new = crop.image + _smile(256, points)
-    put = lambda parts: blend(
-        astronaut, new, crop.image, crop.photo_from_crop, landmarks, parts=parts
-    )
-    whole, mouth, eyes = put(("eyes", "brows", "mouth")), put(("mouth",)), put(("eyes",))
-    (left, top), (right, bottom) = landmarks[36:48].min(0) - 3, landmarks[36:48].max(0) + 3
-    near_eyes = np.s_[int(top) : int(bottom), int(left) : int(right)]
-    np.testing.assert_array_equal(mouth[near_eyes], astronaut[near_eyes])
-    assert np.abs(eyes[near_eyes].astype(int) - astronaut[near_eyes]).mean() > 5
-    (left, top), (right, bottom) = landmarks[48:60].min(0), landmarks[48:60].max(0)
-    lips = np.s_[int(top) : int(bottom), int(left) : int(right)]
-    np.testing.assert_array_equal(eyes[lips], astronaut[lips])
-    assert np.abs(mouth[lips].astype(int) - astronaut[lips]).mean() > 20
-    np.testing.assert_allclose(mouth[lips].astype(int), whole[lips], atol=12)
-    for parts in ((), ("nose",)):
-        with pytest.raises(ValueError, match="want some of eyes, brows, mouth"):
-            put(parts)
-
-
-def test_skin_around_the_parts_changes_less(astronaut, landmarks):
-    crop = align(astronaut, landmarks, 256)
-    points = transform(np.linalg.inv(crop.photo_from_crop), landmarks)
-    below = (points[8] + points[57]) / 2  # between the chin and the lower lip
-    change = np.zeros((256, 256), np.float32)
-    cv2.circle(change, np.rint(below).astype(int).tolist(), 4, (1.0,), -1)
-    cv2.fillPoly(change, [np.rint(points[48:60]).astype(np.int32)], (1.0,))
-    new = crop.image - 0.4 * cv2.GaussianBlur(change, (0, 0), 1)[..., None]
-    place = crop.photo_from_crop
-    put = lambda skin: blend(
-        astronaut, new, crop.image, place, landmarks, parts=("mouth",), skin=skin, keep_tone=False
-    )
-    less, none = (np.abs(put(skin).astype(float) - astronaut) for skin in (0.4, 0.0))
-    whole = np.abs(put(1.0).astype(float) - astronaut)
-    x, y = np.rint(transform(place, below[None])[0]).astype(int)
-    spot, lips = np.s_[y - 2 : y + 3, x - 2 : x + 3], np.rint(landmarks[51:58].mean(0)).astype(int)
-    mouth = np.s_[lips[1] - 1 : lips[1] + 2, lips[0] - 3 : lips[0] + 4]
-    assert whole[spot].mean() > 15
-    np.testing.assert_allclose(less[spot].mean() / whole[spot].mean(), 0.4, atol=0.1)
-    assert none[spot].max() <= 2
-    np.testing.assert_allclose(none[mouth].mean(), whole[mouth].mean(), rtol=0.1)
-
-
-@pytest.mark.parametrize("size", [128, 256, 1024])
-def test_a_change_stays_where_it_is(astronaut, landmarks, size):
-    photo, spots = _large(astronaut, landmarks)
-    crop = align(photo, spots, size)
-    # A poor generator: soft, and off in its colours.
-    soft = cv2.GaussianBlur(crop.image, (0, 0), 0.01 * size) * 0.9
-    soft += np.array([0.1, 0, -0.1], np.float32)
-    points = transform(np.linalg.inv(crop.photo_from_crop), spots)
-    change = _smile(size, points)
-    result = blend(photo, soft + change, soft, crop.photo_from_crop, spots)
-
-    mask = np.zeros(photo.shape[:2], np.uint8)
-    for own in (slice(17, 22), slice(22, 27), slice(36, 42), slice(42, 48), slice(48, 68)):
-        cv2.fillPoly(mask, [cv2.convexHull(np.rint(spots[own]).astype(np.int32))], (1,))
-    side = size * np.linalg.norm(crop.photo_from_crop[:2, 0])
-    near = cv2.dilate(mask, np.ones((2 * round(0.03 * side) + 1,) * 2, np.uint8)) > 0
-    x, y = spots[:17].T
-    box = np.s_[int(spots[:, 1].min()) : int(y.max()), int(x.min()) : int(x.max())]
-    assert _psnr(result[box][~near[box]], photo[box][~near[box]]) > 40
-    far = cv2.dilate(mask, np.ones((2 * round(0.1 * side) + 1,) * 2, np.uint8)) > 0
-    assert np.abs(result[~far].astype(int) - photo[~far]).max() <= 1
-    # The lips have changed by what was asked, at the level of the photo and not of `soft`.
-    mouth = np.zeros(photo.shape[:2], np.uint8)
-    cv2.fillPoly(mouth, [cv2.convexHull(np.rint(spots[48:60]).astype(np.int32))], (1,))
-    inside = np.zeros_like(mouth)
-    cv2.fillPoly(inside, [np.rint(spots[60:68]).astype(np.int32)], (1,))
-    around = np.ones((2 * round(0.008 * side) + 1,) * 2, np.uint8)
-    lips = (cv2.erode(mouth, around) > 0) & (cv2.dilate(inside, around) == 0)
-    wanted = np.clip(photo[lips] + 127.5 * np.array([0.9, 0.5, -0.4]), 0, 255).mean(0)
-    np.testing.assert_allclose(result[lips].mean(0), wanted, atol=15)
-    assert np.abs(result[lips].mean(0) - photo[lips].mean(0)).max() > 40
-
-
-@pytest.mark.parametrize("scale", [0.5, 2.0, 6.0])
-def test_no_seam_and_nothing_outside_the_crop(landmarks, scale):
-    """A difference over the whole crop, on a flat photo: its border must be soft."""
-    size = 256
-    points = transform(np.linalg.inv(ffhq_square(landmarks, size)), landmarks)
-    points = (points - 128) * 1.6 + 128  # the face fills the crop and more
-    photo_from_crop = _similarity(15, scale, 300, 200)
-    spots = transform(photo_from_crop, points)
-    photo = np.full((1800, 1600, 3), 90, np.uint8)
-    old, new = (np.full((size, size, 3), level, np.float32) for level in (0.0, 0.1))
-    result = blend(photo, new, old, photo_from_crop, spots, keep_tone=False).astype(int) - 90
-    kept = blend(photo, new, old, photo_from_crop, spots)
-    np.testing.assert_array_equal(kept, photo)  # another tone is no expression
-    assert result.max() == 13  # 0.1 * 127.5
-    assert result.min() >= 0
-    assert np.abs(np.diff(result, axis=0)).max() <= max(
-        1, np.ceil(13 * 1.6 / (0.05 * size * scale))
-    )
-    y, x = np.nonzero(result.any(axis=2))
-    inside = transform(np.linalg.inv(photo_from_crop), np.stack([x, y], axis=1).astype(float))
-    assert inside.min() > -1
-    assert inside.max() < size
-
-
-@pytest.mark.parametrize("poisson", [False, True])
-@pytest.mark.parametrize("keep", [True, False], ids=["difference", "whole"])
-def test_a_face_at_the_border(astronaut, landmarks, keep, poisson):
-    x, y = landmarks[30].astype(int).tolist()
-    for left, top, right, bottom in (
-        (x - 4, 0, 512, 512),
-        (0, y - 4, 512, 512),
-        (0, 0, x + 4, 512),
-        (0, 0, 512, y + 4),
-    ):
-        photo = np.ascontiguousarray(astronaut[top:bottom, left:right])
-        spots = landmarks - np.array([left, top])
-        crop = align(photo, spots, 128)
-        points = transform(np.linalg.inv(crop.photo_from_crop), spots)
-        new = crop.image + _smile(128, points)
-        old = crop.image if keep else None
-        result = blend(photo, new, old, crop.photo_from_crop, spots, poisson=poisson)
-        assert result.shape == photo.shape
-        changed = np.abs(result.astype(int) - photo).max(axis=2) > 20
-        assert 0.0005 < changed.mean() < 0.2
-
-
-def test_poisson_keeps_place_and_surroundings(astronaut, landmarks):
-    photo, spots = _large(astronaut, landmarks)
-    crop = align(photo, spots, 256)
-    change = _smile(256, transform(np.linalg.inv(crop.photo_from_crop), spots))
-    place = crop.photo_from_crop, spots
-    plain = blend(photo, crop.image + change, crop.image, *place)
-    cloned = blend(photo, crop.image + change, crop.image, *place, poisson=True)
-    assert _psnr(cloned, plain) > 30
-    assert (cloned != plain).any()
-    # Shifted by a pixel it would agree better with a shifted picture.
-    same = _psnr(cloned[2:-2, 2:-2], plain[2:-2, 2:-2])
-    for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1)):
-        assert same > _psnr(cloned[2:-2, 2:-2], np.roll(plain, (y, x), (0, 1))[2:-2, 2:-2])
-
-
-def test_poisson_of_few_pixels_and_at_borders():
-    """A picture cloned into itself stays as it is, wherever the mask lies."""
-    photo = np.random.default_rng(0).integers(0, 256, (50, 50, 3), np.uint8)
-    for height, width, top, left in (
-        (1, 1, 20, 20), (2, 9, 20, 20), (9, 2, 20, 20), (3, 3, 0, 0), (3, 3, 47, 47), (1, 9, 49, 3),
-        (21, 21, 0, 10), (20, 21, 10, 29), (21, 20, 30, 0), (50, 50, 0, 0),
-    ):  # fmt: skip
-        mask = np.zeros((50, 50), bool)
-        mask[top : top + height, left : left + width] = True
-        np.testing.assert_allclose(_clone(photo, photo, mask).astype(int), photo, atol=2)
-
-
-def test_blend_takes_several_landmarks_and_checks_shapes(astronaut, landmarks):
-    crop = align(astronaut, landmarks, 64)
-    new = np.clip(crop.image + 0.5, -1, 1)
-    lower = landmarks + np.array([0, 20])
-    one, two = (
-        blend(astronaut, new, crop.image, crop.photo_from_crop, points)
-        for points in (landmarks, np.stack([landmarks, lower]))
-    )
-    assert (two != astronaut).sum() > 1.1 * (one != astronaut).sum()
-    with pytest.raises(ValueError, match="are not equal squares"):
-        blend(astronaut, new, crop.image[:32, :32], crop.photo_from_crop, landmarks)
-
-
-def test_expressions_of_real_size(shared):
-    """A generated smile goes onto the same generated person, tilted and with grain."""
-    folder = shared / "data/omi"
-    known = np.load(folder / "omi_train_landmarks.npz")
-    points = dict(zip(known["filename"], known["landmarks"].astype(float), strict=True))
-    names = [f"man_1263_outgoing_{level}.jpg" for level in (0, 2)]
-    with zipfile.ZipFile(folder / "omi_train_256.zip") as faces:
-        entry = {name.rpartition("/")[2]: name for name in faces.namelist()}
-        data = [np.frombuffer(faces.read(entry[name]), np.uint8) for name in names]
-    serious, smiling = (cv2.imdecode(each, cv2.IMREAD_COLOR_RGB) for each in data)
-    assert serious is not None
-    assert smiling is not None
-    photo_from_crop = _similarity(-25, 2, 100, 330)
-    scene = resample(serious, np.linalg.inv(photo_from_crop), 900, 900)
-    grain = np.random.default_rng(0).normal(0, 5, scene.shape)
-    scene = np.clip(scene + grain, 0, 255).astype(np.uint8)
-    soft = lambda picture: from_uint8(cv2.GaussianBlur(picture, (0, 0), 1.0))
-    sets = transform(photo_from_crop, np.concatenate([points[name] for name in names]))
-    result = blend(scene, soft(smiling), soft(serious), photo_from_crop, sets.reshape(2, 68, 2))
-    wanted = resample(smiling, np.linalg.inv(photo_from_crop), 900, 900)
-    mask = region_masks(points[names[1]], 256).mouth[..., None]
-    mouth = resample(mask, np.linalg.inv(photo_from_crop), 900, 900, border=cv2.BORDER_CONSTANT)
-    mouth = mouth[..., 0] > 0.9
-    assert _psnr(result[mouth], wanted[mouth]) > _psnr(scene[mouth], wanted[mouth]) + 6
-
-
-def test_shared_photos_go_out_and_back(shared):
-    photo = load_image(shared / "data/photos/composed_edge_rotated.jpg")
-    truth = json.loads((shared / "data/photos/composed_truth.json").read_text())
-    spots = np.array(truth["composed_edge_rotated.jpg"][0]["landmarks68"])
-    crop = align(photo, spots, 1024)  # finer than the photo: the whole face survives the way back
-    result = blend(photo, crop.image, None, crop.photo_from_crop, spots)
-    assert (result != photo).any()
-    assert _psnr(result, photo) > 40

@@ -15,7 +15,7 @@ PACKAGES = ("fxjax", "converters", "experiments")
 
 # Imports point down only: from a line to itself or to lines above it.
 LEVELS = [
-    "fxjax.types fxjax.files fxjax.frechet fxjax.tone",
+    "fxjax.types fxjax.files fxjax.frechet",
     "fxjax.images fxjax.sharding fxjax.memory",
     "fxjax.nn fxjax.nn.ops",
     "fxjax.nn.layers fxjax.nn.generator fxjax.nn.statistics fxjax.checkpoint",
@@ -25,11 +25,12 @@ LEVELS = [
     "fxjax.losses fxjax.detect fxjax.align fxjax.data fxjax.augment fxjax.growth fxjax.objective",
     "fxjax.expression fxjax.paste",
     "fxjax.invert fxjax.mix fxjax.train fxjax.train_state fxjax.snapshot fxjax.metrics",
-    "fxjax.pivotal fxjax.train_features fxjax.train_labels",
+    "fxjax.whiten fxjax.pivotal fxjax.train_features fxjax.train_labels",
     "fxjax.score fxjax.search",
     "fxjax.report fxjax.transfer_types",
-    "fxjax.detail",
-    "fxjax.faces",
+    "fxjax.faces fxjax.faces.model fxjax.faces.goal",
+    "fxjax.faces.move fxjax.faces.folds fxjax.faces.mouth fxjax.faces.back",
+    "fxjax.faces.located",
     "fxjax.engine fxjax.label_engine",
     "fxjax.assess",
     "fxjax.transfer_report",

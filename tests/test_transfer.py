@@ -8,7 +8,7 @@ import cv2
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import skimage.data
+from expressions import ASTRONAUT, closed
 from facemodels import save_models
 from PIL import Image
 from scipy.stats import spearmanr
@@ -19,8 +19,6 @@ from fxjax.images import load_image, save_image
 from fxjax.mix import mixed
 from fxjax.nn.generator import synthesize
 from fxjax.transfer_types import Settings
-
-ASTRONAUT = skimage.data.astronaut()
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +40,8 @@ def variant(engine: Engine, models, **changes: Any) -> Engine:
 
 @pytest.fixture(scope="module")
 def driver() -> np.ndarray:
-    """The same face mirrored and darker: another picture, of another size."""
-    return (ASTRONAUT[:300, ::-1] * 0.7).astype(np.uint8)
+    """The same face with closed lips, mirrored and darker: another picture, of another size."""
+    return (closed()[:300, ::-1] * 0.7).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -111,18 +109,16 @@ def test_strength_goes_from_nothing_to_beyond(engine, models, driver, result):
     assert np.abs(more.codes[2] - more.codes[0]).sum() == pytest.approx(1.5 * step, rel=1e-4)
 
 
-def test_tuned_weights_draw_both_faces_better(engine, models, result):
-    faces, codes = (result.person, result.driver), jnp.asarray(result.codes[:2])
-    goal = engine.loss.embed(jnp.asarray(np.stack([face.crop.image for face in faces])))
+def test_tuned_weights_draw_the_person_better(engine, models, result):
+    code = jnp.asarray(result.codes[0])
+    goal = engine.loss.embed(jnp.asarray(result.person.crop.image[None]))
 
-    def errors(steps: int) -> np.ndarray:
-        generator = variant(engine, models, tuning=steps).tuned(faces, codes)
-        return np.asarray(
-            engine.loss.distance(engine.loss.embed(synthesize(generator, codes)), goal)
-        )
+    def error(steps: int) -> float:
+        generator = variant(engine, models, tuning=steps).tuned(result.person, code)
+        drawn = engine.loss.embed(synthesize(generator, code[None]))
+        return float(engine.loss.distance(drawn, goal)[0])
 
-    plain, better = errors(0), errors(60)
-    assert (better < 0.97 * plain).all(), (plain, better)
+    assert error(60) < 0.9 * error(0)
 
 
 def test_the_pose_can_be_kept(engine, models, driver):
@@ -219,7 +215,8 @@ def test_a_gray_photo_stays_gray(engine, models, driver, result):
     assert not images.is_gray(result.image)
 
 
-def test_faces_do_not_depend_on_how_many_are_inverted_at_once(engine, result, monkeypatch):
+def test_faces_do_not_depend_on_how_many_are_inverted_at_once(engine, models, result, monkeypatch):
+    engine = variant(engine, models, steps=5, rate=0.02)  # Adam carries rounding far in more
     faces, seen = [result.person, result.driver, result.person], []
     together = engine.encode(faces)
     monkeypatch.setattr("fxjax.engine.AT_ONCE", 2 * engine.resolution**2)
@@ -258,11 +255,12 @@ def test_the_judges_know_the_copy_from_the_driver(engine, models, result):
     assert free.expression_loss + free.appearance_loss < 1  # which is the person's
     assert np.isnan(rows["pasted mouth"].expression_loss)
     own = rows["copy of the first"]
-    assert np.isnan(own.gain)  # the driver is the same face: there is no way to go
+    assert own.gain == 0
+    assert rows["result"].gain > 0.3
     assert own.to_person == 0
     assert own.outside == np.inf
-    assert {"result", "the second's face", "pasted mouth", "pasted lower face"} <= rows.keys()
-    assert rows["the second's face"].to_driver < rows["the second's face"].to_person + 0.3
+    assert {"result", "pasted whole face", "pasted mouth", "pasted lower face"} <= rows.keys()
+    assert rows["pasted whole face"].to_driver < rows["pasted whole face"].to_person + 0.3
 
 
 def test_saved_pictures_say_that_they_are_edited(tmp_path):

@@ -8,7 +8,7 @@ import cv2
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import skimage.data
+from expressions import ASTRONAUT, closed
 from facemodels import save_models
 
 from experiments import frames, transfer_video
@@ -18,9 +18,10 @@ from fxjax.files import absolute
 from fxjax.images import load_image, save_image
 from fxjax.mix import masks_of
 
-FACE = skimage.data.astronaut()[:256, 96:352]
+FACE = ASTRONAUT[:256, 96:352]
 WALL = np.full((256, 256, 3), 90, np.uint8)
-SEEN = [np.ascontiguousarray(photo) for photo in (FACE[:, ::-1], FACE // 2, FACE // 4 * 3)]
+SHUT = closed()[:256, 96:352]
+SEEN = [np.ascontiguousarray(photo) for photo in (SHUT[:, ::-1], SHUT // 2, SHUT // 4 * 3)]
 MASK = "01100000"
 
 

@@ -5,10 +5,13 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from fxjax import align, detail, detect, images
-from fxjax.transfer_types import Located, Picture, Pixels
+from fxjax import align, detect, images
+from fxjax.faces import back
+from fxjax.faces.folds import Drawn
+from fxjax.transfer_types import Located, Picture
+from fxjax.types import Photo
 
-SIDE = 256  # pixels at which a changed face is looked at for its new landmarks
+SIDE = 256  # pixels at which a drawing is looked at for its landmarks
 
 
 class Faces:
@@ -23,12 +26,9 @@ class Faces:
         detector: detect.Detector | None,
         *,
         parts: Sequence[str],
-        poisson: bool,
-        skin: float = 1.0,
     ):
         align.check_parts(parts)
         self.resolution, self.parts = resolution, parts
-        self.poisson, self.skin = poisson, skin
         self._detector = detector
 
     @property
@@ -56,36 +56,26 @@ class Faces:
     def put_back(
         self,
         person: Located,
-        before: detail.Drawn,
-        new: detail.Drawn,
-        driver: detail.Source | None = None,
-    ) -> Pixels:
-        """The photo with the difference from `before` to `new`, both in [-1, 1], in its face.
+        before: Drawn,
+        after: Drawn,
+        driver: Located | None = None,
+        *,
+        amount: float = 1.0,
+    ) -> Photo:
+        """The photo whose own pixels move as the drawings do; see `fxjax.faces.back`.
 
-        With a `driver`, the new face is laid on the person's, and both photos lend what these
-        pictures lack (`fxjax.detail`). A gray photo stays gray.
+        A drawing in which no face is found moves nothing.
         """
-        marks, found = [person.landmarks], self._found(new)
-        if found is not None:  # or else the person's own landmarks will do
-            if driver is not None:
-                first = self._found(before)
-                both = (person.in_crop() if first is None else first, found)
-                source = detail.Source(person, before)
-                before, new, found = detail.fitted(source, new, driver, both, parts=self.parts)
-            marks.append(align.transform(person.crop.photo_from_crop, found))
-        changed = align.blend(
-            person.photo,
-            new,
-            before,
-            person.crop.at(len(new)),
-            np.stack(marks),
-            parts=self.parts,
-            skin=self.skin,
-            poisson=self.poisson,
-        )
-        return images.gray(changed) if images.is_gray(person.photo) else changed
+        first = self.marks(before)
+        second = None if first is None else self.marks(after)
+        if first is None or second is None:
+            size = len(person.crop.image), len(np.asarray(before))
+            place = align.whole_square(size[1], size[0])
+            first = second = align.transform(place, person.in_crop())
+        both = np.stack([first, second])
+        return back.put_back(person, driver, before, after, both, parts=self.parts, amount=amount)
 
-    def _found(self, drawn: detail.Drawn) -> align.Landmarks | None:
+    def marks(self, drawn: Drawn) -> align.Landmarks | None:
         """The landmarks of a drawn face in its pixels, None if none is found there."""
         picture = images.to_uint8(np.asarray(drawn))
         large = cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)

@@ -1,0 +1,133 @@
+"""A changed expression put back into the photo: its own pixels move as the drawings do.
+
+Stubble, wrinkles and lipstick stay the person's, as sharp as the photo. Folds that the move does
+not explain come from the drawings, and the inside of a mouth that opens from the driver's photo.
+"""
+
+import math
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from jaxtyping import Float
+
+from fxjax import align, images
+from fxjax.faces import folds, mouth, move
+from fxjax.faces.folds import Drawn
+from fxjax.faces.goal import Goal, goal
+from fxjax.transfer_types import Located
+from fxjax.types import Photo
+
+LEAST, MOST = 256, 1024  # pixels a side at which flow and folds are computed; both are smooth
+
+
+def put_back(
+    person: Located,
+    driver: Located | None,
+    before: Drawn,
+    after: Drawn,
+    marks: Float[np.ndarray, "2 68 2"],
+    *,
+    parts: Sequence[str] = ("mouth",),
+    amount: float = 1.0,
+) -> Photo:
+    """The photo with the expression changed from the drawing `before` to `after`, in [-1, 1].
+
+    `marks` are their landmarks, in their pixels; `parts` (of `align.PARTS`) are what moves. With a
+    `driver` the expression goes by `amount` of the way to the driver's; see `fxjax.faces.goal`.
+    Outside of the face the photo stays as it is, bit for bit, and so it does where nothing moves.
+    """
+    align.check_parts(parts)
+    drawn = len(np.asarray(before))
+    side = np.linalg.norm(person.crop.at(1)[:2, 0])
+    size = int(np.clip(round(side), LEAST, MOST))
+    matrix = person.crop.at(size)
+    own = align.transform(np.linalg.inv(matrix), mouth.landmarks(person))
+    theirs = None if driver is None else mouth.landmarks(driver)
+    marks = (marks + 0.5) * (size / drawn) - 0.5
+    found = goal(own, marks, theirs, parts=parts, amount=amount)
+    if not found.share:
+        return person.photo.copy()
+    layers = _layers(person, driver, theirs, before, after, marks, found, size, parts)
+    return _applied(person, layers, matrix)
+
+
+def _layers(
+    person: Located,
+    driver: Located | None,
+    theirs: align.Landmarks | None,
+    before: Drawn,
+    after: Drawn,
+    marks: Float[np.ndarray, "2 68 2"],
+    found: Goal,
+    size: int,
+    parts: Sequence[str],
+) -> Float[np.ndarray, "size size 11"]:
+    """Face, the flow's two sides (2 each) and which, brightness less 1, the mouth's inside (4).
+
+    Of the inside the opacity, and colours times that. All but the side are 0 where nothing changes.
+    """
+    own, new = found.own, found.new
+    face = move.outline(own, new, size)
+    flow = move.flow(own, new, face)
+    factor = 1 + found.share * (folds.factor(before, after, marks, own, new, face, parts) - 1)
+    if "mouth" in parts:
+        factor = factor * (1 + (mouth.line(own, new, size) - 1) * face)
+    opened = None
+    if "mouth" in parts:
+        crop = align.cut(person.photo, person.crop.at(size), size)
+        tight = [align.region_masks(points, size, margin=0.0) for points in (own, new)]
+        skin = face * (1.001 - align.union(tight))
+        opened = mouth.inside(crop, before, after, marks, own, new, driver, theirs, skin)
+    inside = np.zeros((size, size, 4), np.float32)
+    if opened is not None:
+        alpha = opened.alpha[..., None]
+        inside = np.concatenate([alpha, (opened.colours + 1) * np.float32(127.5) * alpha], axis=2)
+    return np.dstack([face, *flow, factor - 1, inside]).astype(np.float32)
+
+
+def _applied(
+    person: Located, layers: Float[np.ndarray, "size size 11"], matrix: align.Matrix
+) -> Photo:
+    """The photo with the layers, whose pixels `matrix` maps to the photo's."""
+    photo, result = person.photo, person.photo.copy()
+    used = np.argwhere(layers[..., 0] > 0)[:, ::-1]
+    (left, top), (right, bottom) = used.min(0) - 1, used.max(0) + 1
+    ends = np.array([[left, top], [right, top], [right, bottom], [left, bottom]], float)
+    ends = align.transform(matrix, ends)
+    limit = np.array(photo.shape[1::-1])
+    low = np.clip(np.floor(ends.min(0)), 0, limit - 1).astype(int)
+    high = np.clip(np.ceil(ends.max(0)) + 1, low + 1, limit).astype(int)
+    wide, tall = (high - low).tolist()
+    window_from_photo = np.array([[1, 0, -low[0]], [0, 1, -low[1]], [0, 0, 1.0]])
+    place = np.linalg.inv(window_from_photo @ matrix)
+    layers = _resampled(layers, place, tall, wide)
+    face, side, factor, alpha = (layers[..., k : k + 1] for k in (0, 5, 6, 7))
+    turn = matrix[:2, :2].T.astype(np.float32)
+    above, below = layers[..., 1:3] @ turn, layers[..., 3:5] @ turn
+
+    margin = 8 + math.ceil(max(float(np.abs(flow).max()) for flow in (above, below)))
+    first = np.maximum(low - margin, 0)
+    last = np.minimum(high + margin, limit)
+    source = photo[first[1] : last[1], first[0] : last[0]].astype(np.float32)
+    here = np.stack(np.meshgrid(np.arange(wide), np.arange(tall)), axis=-1) + (low - first)
+    moved = move.seen(source, here - below) * side
+    moved += move.seen(source, here - above) * (1 - side)
+    changed = moved * (1 + factor) * (1 - alpha) + layers[..., 8:]
+    window = result[low[1] : high[1], low[0] : high[0]]
+    within = face[..., 0] > 0
+    window[within] = np.clip(np.rint(changed[within]), 0, 255).astype(np.uint8)
+    return images.gray(result) if images.is_gray(photo) else result
+
+
+def _resampled(
+    layers: Float[np.ndarray, "size size 11"], place: align.Matrix, tall: int, wide: int
+) -> Float[np.ndarray, "tall wide 11"]:
+    """The layers seen through `place`, 0 wherever the face's is."""
+    scale = math.sqrt(abs(np.linalg.det(place[:2, :2])))
+    flags, found = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, []
+    for layer in np.moveaxis(layers, 2, 0):
+        if scale > 1:  # fewer pixels than it has
+            layer = cv2.GaussianBlur(layer, (0, 0), 0.4 * scale)
+        found.append(cv2.warpAffine(layer, place[:2], (wide, tall), flags=flags))
+    return np.stack(found, axis=2)

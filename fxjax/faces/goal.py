@@ -1,0 +1,166 @@
+"""Where the landmarks of a face go: as a drawing of it moves, and by a face model the rest of it.
+
+`marks` are landmarks of the generator's drawings before and after the change. Distances called
+relative are parts of that between the eyes.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from fxjax import align, expression
+from fxjax.align import Landmarks
+from fxjax.faces import model
+
+AMOUNT = 1.1  # of the difference between the photos: some of each change is lost on the way
+TRIES = np.linspace(0.5, 1.5, 21)  # strengths of the drawing's move
+REST = 0.05  # how much coefficients count that are of no part that changes
+BUILD = 0.08  # by so much coefficients of eyes and brows differ between people at rest
+FROM, TO = 0.2, 0.4  # expressions closer than the first are alike, farther than the last are not
+LEAST = 0.3  # reliability of the coefficients that the face model uses
+SHUT = 0.06  # relative gap between the lips of a mouth that is shut; dlib sees .02 in a closed one
+TIGHT = 0.02
+OVER = 0.06  # relative: by so much lips that close overlap, or a row of teeth is left
+
+NAMES = {
+    "mouth": ("mouth", "jaw", "cheekPuff"),
+    "eyes": ("eyeBlink", "eyeSquint", "eyeWide", "cheekSquint"),
+    "brows": ("brow",),
+}
+"""Coefficients of each part, by the beginnings of their names."""
+
+_JAW = np.array([0, 0, 0, 0, 0, 0.25, 0.6, 0.9, 1, 0.9, 0.6, 0.25, 0, 0, 0, 0, 0])
+_UPPER, _LOWER = [61, 62, 63], [67, 66, 65]
+
+
+class Goal(NamedTuple):
+    """Landmarks before and after, and how far the change goes (0: nothing to do, to 1)."""
+
+    own: Landmarks
+    new: Landmarks
+    share: float
+
+
+def drawn(marks: Float[np.ndarray, "2 68 2"], parts: Sequence[str]) -> Landmarks:
+    """How landmarks move from one drawing to the next, without the head's move.
+
+    The jaw's sides stay and its middle moves as a whole: single points of an outline slide.
+    """
+    move = marks[1] - marks[0]
+    move = move - move[expression.ANCHORS].mean(0)
+    move[:17] = _JAW[:, None] * move[7:10].mean(0) if "mouth" in parts else 0
+    move[27:36] *= 0.3
+    for part, where in (
+        ("brows", slice(17, 27)),
+        ("eyes", slice(36, 48)),
+        ("mouth", slice(48, 68)),
+    ):
+        if part not in parts:
+            move[where] = 0
+    return move
+
+
+def goal(
+    own: Landmarks,
+    marks: Float[np.ndarray, "2 68 2"],
+    theirs: Landmarks | None,
+    *,
+    parts: Sequence[str],
+    amount: float = 1.0,
+) -> Goal:
+    """Where a face's landmarks go if its drawing moves as `marks` do, all in its pixels.
+
+    With the landmarks of a driver, of any place and size, the move is as strong as brings the
+    expression (`fxjax.expression`) by `amount` of the way to the driver's; a face model adds what
+    the drawing does not reach, and moves eyes and brows alone. A mouth closes where the driver's is
+    shut. Nothing moves if the two expressions are alike in these parts.
+    """
+    move = drawn(marks, parts)
+    if theirs is None:
+        return Goal(own, own + amount * move, 1.0)
+    names = expression.names()
+    counts = np.array([_in(name, parts) for name in names])
+    start, reliability = expression.read(own), expression.shipped().reliability
+    way = expression.read(theirs) - start
+    apart = np.sqrt(np.sum(reliability * counts * way**2))
+    share = float(align.smooth(np.array([(apart - FROM) / (TO - FROM)]))[0])
+    if not share or not amount:
+        return Goal(own, own, 0.0)
+    build = np.array([0.0 if _in(name, ("mouth",)) else BUILD for name in names])
+    way = np.sign(way) * np.maximum(np.abs(way) - build, 0)
+    target, weight = start + AMOUNT * amount * way, reliability * np.where(counts, 1, REST)
+    move[17:27] = move[36:48] = 0
+    move = move * _strength(own, move, target, weight)
+    faces = model.shipped()
+    free = np.flatnonzero(counts & (reliability > LEAST))
+    added = faces.move(own, faces.missing(own, move, target, weight, free=free))
+    new = own + share * (move + only(added, parts))
+    if "mouth" in parts and gap(theirs) < SHUT:
+        left = max(0.0, gap(theirs) - TIGHT) - min(OVER, 0.3 * gap(own))
+        new = closed(new, left) if share == 1 else new + share * (closed(new, left) - new)
+    return Goal(own, new, share)
+
+
+def only(move: Landmarks, parts: Sequence[str]) -> Landmarks:
+    """A move of the points of some parts, and of the jaw with the mouth; the others stay."""
+    found = np.zeros_like(move)
+    if "mouth" in parts:
+        found[48:] = move[48:]
+        found[:17] = move[:17] * (_JAW > 0)[:, None]
+    if "eyes" in parts:
+        found[36:48] = move[36:48]
+    if "brows" in parts:
+        found[17:27] = move[17:27]
+    return found
+
+
+def gap(points: Landmarks) -> float:
+    """How far the lips are apart, relative; below 0 if they overlap."""
+    down, eyes = _down(points)
+    return float(np.mean((points[_LOWER] - points[_UPPER]) @ down)) / eyes
+
+
+def opening(points: Landmarks) -> float:
+    """The area between the lips, in squares of the distance between the eyes."""
+    x, y = points[60:68].T
+    area = np.sum(x * np.roll(y, -1) - y * np.roll(x, -1)) / 2  # of overlapping lips: below 0
+    return max(float(area), 0.0) / float(np.sum((points[36:42] - points[42:48]).mean(0) ** 2))
+
+
+def closed(points: Landmarks, left: float) -> Landmarks:
+    """The landmarks with the lips brought together to a gap, relative, if they are farther apart.
+
+    The lower lip does two thirds of the way; the outer lips follow.
+    """
+    down, eyes = _down(points)
+    way = np.maximum((points[_LOWER] - points[_UPPER]) @ down - left * eyes, 0)[:, None] * down
+    new, middle = points.copy(), way.mean(0)
+    new[_UPPER] += 0.35 * way
+    new[_LOWER] -= 0.65 * way
+    new[49:54] += np.outer([0.1, 0.3, 0.35, 0.3, 0.1], middle)
+    new[55:60] -= np.outer([0.15, 0.5, 0.6, 0.5, 0.15], middle)
+    return new
+
+
+def _down(points: Landmarks) -> tuple[Float[np.ndarray, " 2"], float]:
+    """The direction down a face, and the distance between its eyes."""
+    across = points[42:48].mean(0) - points[36:42].mean(0)
+    eyes = float(np.hypot(*across))
+    return np.array([-across[1], across[0]]) / eyes, eyes
+
+
+def _in(name: str, parts: Sequence[str]) -> bool:
+    return any(name.startswith(NAMES[part]) for part in parts)
+
+
+def _strength(
+    own: Landmarks,
+    move: Landmarks,
+    target: Float[np.ndarray, " coefficients"],
+    weight: Float[np.ndarray, " coefficients"],
+) -> float:
+    """How much of a move brings the expression closest to the target."""
+    read = expression.read(own + TRIES[:, None, None] * move)
+    return float(TRIES[np.argmin(np.sum(weight * (read - target) ** 2, axis=1))])

@@ -1,0 +1,149 @@
+"""The inside of a mouth: a driver's where one opens, nothing where one closes."""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from fxjax import align, expression, images
+from fxjax.align import Landmarks
+from fxjax.faces import move
+from fxjax.faces.folds import LUMA, Drawn
+from fxjax.faces.goal import SHUT, TIGHT, closed, gap, opening
+from fxjax.transfer_types import Located
+
+OPEN = 0.02  # relative area between lips: less is no open mouth
+MORE = 1.3  # times as open as before: less needs nothing but the move
+TURNED = 15.0  # degrees: teeth of a head that is turned farther do not fit
+EDGE = 0.004  # of the side
+LIGHT = 0.5  # how much the driver's mouth gets of the drawing's brightness
+PALE = 0.6  # how much colour the driver's mouth keeps
+TONED = 0.02  # of the range: colours that are so close to a curve are a tone
+LOOK, SHOWN = 256, 0.15  # pixels at which a mouth is looked at; share of it that is not lips
+LIP_LINE = 0.35  # how much darker it is between lips that close
+
+
+class Inside(NamedTuple):
+    """What is seen between lips, in [-1, 1], and where."""
+
+    colours: Float[np.ndarray, "size size 3"]
+    alpha: Float[np.ndarray, "size size"]
+
+
+def inside(
+    crop: Float[np.ndarray, "size size 3"],
+    before: Drawn,
+    after: Drawn,
+    marks: Float[np.ndarray, "2 68 2"],
+    own: Landmarks,
+    new: Landmarks,
+    driver: Located | None,
+    theirs: Landmarks | None,
+    skin: Float[np.ndarray, "size size"],
+) -> Inside | None:
+    """The inside of a mouth that opens, laid between the new lips; None if it does not open.
+
+    That of the driver's photo if the heads are turned alike, or else of the drawing with the
+    driver's detail. A driver whose mouth is shut, by the landmarks `theirs` in its photo, shows
+    nothing. `crop` is the person's photo, `skin` where it is bare; marks and landmarks are in its
+    pixels.
+    """
+    size = len(crop)
+    if opening(new) <= max(OPEN, MORE * opening(own)):
+        return None
+    if theirs is not None and (gap(theirs) < SHUT or opening(theirs) < OPEN):
+        return None
+    alpha = _filled(new[60:68], size).astype(np.float32)
+    alpha = cv2.GaussianBlur(alpha, (0, 0), max(EDGE * size, 0.3))
+    drawn = move.seen(_large(after, size), move.spline(new[48:], marks[1][48:], size))
+    drawn = drawn + np.average((crop - _large(before, size)).reshape(-1, 3), 0, skin.ravel())
+    if driver is None or theirs is None:
+        return _toned(Inside(drawn, alpha), crop)
+    matrix = driver.crop.at(size)
+    theirs = align.transform(np.linalg.inv(matrix), theirs)
+    photo = align.cut(driver.photo, matrix, size)
+    photo = move.seen(photo, move.spline(new[48:], theirs[48:], size, smoothing=1.0))
+    turn = np.abs(expression.pose(theirs) - expression.pose(own))[:2]
+    shown = opening(marks[1]) > 0.5 * opening(new)  # in the drawing
+    if shown and turn.max() > TURNED:
+        pixel = size / len(np.asarray(before))
+        fine = photo - cv2.GaussianBlur(photo, (0, 0), pixel)
+        return _toned(Inside(drawn + 0.7 * fine @ LUMA[:, None], alpha), crop)
+    photo = _paler(photo)
+    if shown:
+        bright = [np.average(each @ LUMA, weights=alpha) for each in (photo, drawn)]
+        photo = photo + LIGHT * (bright[1] - bright[0])
+    if images.is_gray(driver.photo):
+        soft = cv2.GaussianBlur(drawn, (0, 0), 0.02 * size)
+        photo = photo + soft - (soft @ LUMA)[..., None]
+    return _toned(Inside(photo.astype(np.float32), alpha), crop)
+
+
+def landmarks(face: Located) -> Landmarks:
+    """A face's landmarks in its photo, with the lips together if its pixels show that they are.
+
+    Landmarks take the lips of a bearded mouth for its inside. What is between the lips of an open
+    one is paler or darker than they are: of 46 portraits .21 to .84 of it where teeth are seen, and
+    at most .10 elsewhere.
+    """
+    crop = (align.cut(face.photo, face.crop.at(LOOK), LOOK) + 1) / 2
+    points = _at(face, LOOK)
+    inner, outer = (_filled(points[part], LOOK) for part in (slice(60, 68), slice(48, 60)))
+    ring = (outer > 0) & (cv2.dilate(inner, np.ones((3, 3), np.uint8)) == 0)
+    if gap(points) < SHUT or not inner.any() or not ring.any():
+        return face.landmarks
+    lab = cv2.cvtColor(crop.astype(np.float32), cv2.COLOR_RGB2LAB)
+    bright, red = np.moveaxis(lab[inner > 0], 1, 0)[:2]
+    (low, least, _), (high, _, _) = np.percentile(lab[ring], [5, 95], axis=0)
+    other = (bright < low - 5) | (red < least - 2)
+    if images.is_gray(face.photo):
+        other |= bright > high + 5
+    if np.mean(other) > SHOWN:
+        return face.landmarks
+    return closed(face.landmarks, TIGHT)
+
+
+def line(own: Landmarks, new: Landmarks, size: int) -> Float[np.ndarray, "size size"]:
+    """What brightness is multiplied by where the lips of a mouth that closes meet, or else 1."""
+    if opening(own) < OPEN or opening(new) > 0.5 * opening(own):
+        return np.ones((size, size), np.float32)
+    below, beside = move.slit(new, size)
+    thick = 0.012 * float(np.linalg.norm(new[36:42].mean(0) - new[42:48].mean(0)))
+    ends = align.smooth(1 - beside / (4 * thick))
+    return 1 - LIP_LINE * np.exp(-((below / thick) ** 2)) * ends
+
+
+def _paler(photo: Float[np.ndarray, "size size 3"]) -> Float[np.ndarray, "size size 3"]:
+    """With less colour: teeth in another light are the first to look wrong."""
+    gray = (photo @ LUMA)[..., None]
+    return gray + PALE * (photo - gray)
+
+
+def _toned(found: Inside, crop: Float[np.ndarray, "size size 3"]) -> Inside:
+    """The same in the photo's tone, if that has but one, such as gray or sepia."""
+    pixels = crop.reshape(-1, 3)[:: max(1, crop.size // 60000)].astype(np.float64)
+    bright = pixels @ LUMA
+    curves = [np.polynomial.Polynomial.fit(bright, channel, 3) for channel in pixels.T]
+    rest = np.stack([curve(bright) for curve in curves], axis=1) - pixels
+    if np.sqrt(np.mean(rest**2)) > 2 * TONED:
+        return found
+    levels = np.clip(found.colours @ LUMA, bright.min(), bright.max())
+    return Inside(np.stack([curve(levels) for curve in curves], -1).astype(np.float32), found.alpha)
+
+
+def _filled(
+    points: Float[np.ndarray, "_ 2"], wide: int, tall: int | None = None
+) -> UInt8[np.ndarray, "_ _"]:
+    mask = np.zeros((wide if tall is None else tall, wide), np.uint8)
+    cv2.fillPoly(mask, [np.rint(points).astype(np.int32)], (1,))
+    return mask
+
+
+def _at(face: Located, size: int) -> Landmarks:
+    return align.transform(np.linalg.inv(face.crop.at(size)), face.landmarks)
+
+
+def _large(picture: Drawn, size: int) -> Float[np.ndarray, "size size 3"]:
+    pixels = np.clip(np.asarray(picture, np.float32), -1, 1)
+    return cv2.resize(pixels, (size, size), interpolation=cv2.INTER_CUBIC)

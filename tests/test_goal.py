@@ -1,0 +1,110 @@
+"""Where landmarks go, for drawings and drivers whose landmarks are known."""
+
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+
+from fxjax import align, expression
+from fxjax.detect import Detector
+from fxjax.faces import goal
+
+MOUTH = ("mouth",)
+
+
+@pytest.fixture(scope="module")
+def smiling() -> np.ndarray:
+    return Detector()(skimage.data.astronaut())[0].landmarks
+
+
+@pytest.fixture(scope="module")
+def straight(smiling) -> np.ndarray:
+    """The same face with the mouth's corners lowered and the lips closed."""
+    points = smiling.copy()
+    points[[48, 54, 60, 64]] += [[8, 5], [-8, 5], [8, 5], [-8, 5]]
+    points[60:68, 1] = points[60:68, 1].mean()
+    return points
+
+
+def _still(points: np.ndarray) -> np.ndarray:
+    return np.stack([points, points])
+
+
+def test_a_heads_move_is_no_expression(smiling):
+    marks = np.stack([smiling, smiling + np.array([7, -3])])
+    np.testing.assert_allclose(goal.drawn(marks, align.PARTS), 0, atol=1e-9)
+
+
+def test_only_the_parts_move(smiling):
+    rng = np.random.default_rng(0)
+    marks = np.stack([smiling, smiling + rng.normal(size=(68, 2))])
+    eyes = goal.drawn(marks, ("eyes",))
+    assert eyes[36:48].all()
+    assert not eyes[:27].any()
+    assert not eyes[48:].any()
+    mouth = goal.drawn(marks, MOUTH)
+    assert mouth[48:].all()
+    assert not mouth[17:27].any()
+    assert not mouth[[0, 4, 12, 16]].any()  # the jaw's sides
+    np.testing.assert_allclose(mouth[5] * 4, mouth[8])  # the chin's move, a quarter of it
+
+
+def test_without_a_driver_the_drawing_says_all(smiling, straight):
+    marks = np.stack([smiling, straight]) * 3  # a drawing of another size is the caller's business
+    found = goal.goal(smiling * 3, marks, None, parts=MOUTH)
+    np.testing.assert_allclose(found.new[48:], marks[1][48:], atol=1e-9)
+    assert found.share == 1
+    half = goal.goal(smiling * 3, marks, None, parts=MOUTH, amount=0.5)
+    np.testing.assert_allclose(half.new[48:], (marks[0] + marks[1])[48:] / 2, atol=1e-9)
+
+
+def test_alike_expressions_move_nothing(smiling, straight):
+    marks = np.stack([smiling, straight])
+    turned = smiling * 1.7 + [40, 9]
+    found = goal.goal(smiling, marks, turned, parts=MOUTH)
+    assert found.share == 0
+    np.testing.assert_array_equal(found.new, smiling)
+    none = goal.goal(straight, marks, smiling, parts=MOUTH, amount=0.0)
+    np.testing.assert_array_equal(none.new, straight)
+
+
+def test_a_driver_is_followed_even_if_nothing_is_drawn(smiling, straight):
+    for own, theirs in ((straight, smiling), (smiling, straight)):
+        found = goal.goal(own, _still(own), theirs * 2 + 5, parts=MOUTH)
+        assert expression.gain(found.new, own, theirs) > 0.4
+        assert not (found.new - own)[17:48].any()  # nor brows, nose, eyes
+        assert not (found.new - own)[[0, 1, 15, 16]].any()
+
+
+def test_the_drawings_move_gets_the_right_strength(smiling, straight):
+    """Drawings that do not go all of the way, or too far, end at much the same place."""
+    ends = []
+    for share in (0.7, 1.3):
+        marks = np.stack([straight, straight + share * (smiling - straight)])
+        found = goal.goal(straight, marks, smiling, parts=MOUTH)
+        ends.append(expression.gain(found.new, straight, smiling))
+    assert min(ends) > 0.8
+    assert max(ends) < 1.3
+
+
+def test_a_shut_driver_shuts_the_mouth(smiling, straight):
+    assert goal.gap(smiling) > 0.1
+    assert goal.gap(straight) < 0.01
+    found = goal.goal(smiling, _still(smiling), straight, parts=MOUTH)
+    assert -goal.OVER - 0.01 < goal.gap(found.new) < 0
+    brows = goal.goal(smiling, _still(smiling), straight, parts=("brows",))
+    np.testing.assert_array_equal(brows.new[48:], smiling[48:])
+
+
+def test_gaps_and_areas(smiling):
+    """Against a polygon's area by OpenCV, for any place, size and turn."""
+    eyes = np.linalg.norm(smiling[36:42].mean(0) - smiling[42:48].mean(0))
+    area = cv2.contourArea(smiling[60:68].astype(np.float32)) / eyes**2
+    turn = np.array([[0.8, -0.6], [0.6, 0.8]])
+    for points in (smiling, smiling @ turn.T * 3 + [5, 90]):
+        assert goal.opening(points) == pytest.approx(area, rel=1e-5)
+        assert goal.gap(points) == pytest.approx(goal.gap(smiling), rel=1e-6)
+    for left in (0.05, 0.0, -0.04):
+        assert goal.gap(goal.closed(smiling, left)) == pytest.approx(left, abs=1e-9)
+    np.testing.assert_array_equal(goal.closed(smiling, 0.5), smiling)  # it only closes
+    assert goal.opening(goal.closed(smiling, -0.1)) == 0
