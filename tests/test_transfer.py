@@ -30,7 +30,9 @@ def models(tmp_path_factory) -> Any:
 
 @pytest.fixture(scope="module")
 def engine(models) -> Engine:
-    return Engine(models / "model", models / "vgg", Settings(steps=30, rate=0.1, tuning=0))
+    return Engine(
+        models / "model", models / "vgg", Settings(steps=30, rate=0.1, tuning=0, weight=0.1)
+    )
 
 
 def variant(engine: Engine, models, **changes: Any) -> Engine:
