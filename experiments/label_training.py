@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from experiments import label_data, runloop
 from experiments.label_data import Labelled
-from fxjax import checkpoint, images, metrics, sharding, train_labels
+from fxjax import checkpoint, images, load, metrics, sharding, train_labels
 from fxjax.train_labels import Settings, TrainState
 from fxjax.types import Features
 
@@ -39,6 +39,9 @@ class Run(runloop.Rhythm):
     out: Annotated[str, "folder for checkpoints, the export, sample sheets and metrics"] = (
         "runs/label_transfer"
     )
+    start_from: Annotated[
+        str | None, "model to grow from: of half the size and twice the base, or of the same"
+    ] = None
     least: Annotated[int, "expressions of fewer pictures are left out, unless named"] = 50
     neutral_most: Annotated[float, "highest rating of happiness that is neutral"] = 35.0
     happy_least: Annotated[float, "lowest rating of happiness that is happiness"] = 65.0
@@ -55,7 +58,8 @@ def run(options: Run, settings: Settings) -> TrainState:
     mesh = sharding.mesh()
     faces = on_device(trained, mesh)
     fresh = functools.partial(train_labels.fresh, settings)
-    state = runloop.begin(options.out, settings, fresh, fresh, mesh)
+    start = functools.partial(_start, options, settings)
+    state = runloop.begin(options.out, settings, fresh, start, mesh)
     step = train_labels.compiled(settings, mesh, state, faces)
     counts = np.bincount(trained.classes)
     shares = zip(trained.expressions, counts, strict=True)
@@ -103,6 +107,13 @@ def read(options: Run, settings: Settings) -> tuple[Labelled, Labelled]:
         zoom=settings.zoom,
         thresholds=label_data.Thresholds(options.neutral_most, options.happy_least),
     )
+
+
+def _start(options: Run, settings: Settings) -> TrainState:
+    """New networks, or with the layers of a model that was trained before."""
+    if options.start_from is None:
+        return train_labels.fresh(settings)
+    return train_labels.grown(settings, load(options.start_from, part="autoencoder"))
 
 
 def on_device(faces: Labelled, mesh: Mesh) -> train_labels.Data:

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from experiments.smile_samples import Limits, Reader, Sample, smile
-from fxjax import assess, expression, paste
+from fxjax import align, assess, expression, paste
 from fxjax.align import Landmarks
 from fxjax.types import Photo
 
@@ -115,8 +115,8 @@ def _seen(faces: Sequence[Face], reader: Reader, limits: Limits) -> list[Seen]:
     known, seen, jaw = set(), [], expression.names().index("jawOpen")
     for name, person, picture in tqdm(faces, "landmarks", disable=None):
         landmarks = reader.landmarks(picture)
-        if landmarks is None:
-            continue
+        if landmarks is None or not align.is_aligned(picture, landmarks):
+            continue  # no face, or one that lies on its side, as generators draw a few
         label = limits.name(smile(landmarks))
         if label == "neutral" and float(expression.read(landmarks)[jaw]) > CLOSED:
             label = ""  # no smile, but no straight face either

@@ -134,6 +134,37 @@ def fresh(settings: Settings) -> TrainState:
     )
 
 
+def grown(settings: Settings, model: Fader) -> TrainState:
+    """The state before the first step, with the layers of a trained model that fit.
+
+    They are counted from the latent. A model of half the size, whose --base is twice as large,
+    gives all but the outermost, which are new. Raises ValueError for other labels, colours or
+    zooms, and if no kernel fits.
+    """
+    state, taken = fresh(settings), 0
+    wanted = settings.names(), settings.channels, settings.zoom, MODELS[settings.model]
+    given = tuple(model.expressions), model.channels, model.zoom, type(model)
+    deeper = len(state.networks["encoder"].convs) - len(model.encoder.convs)
+    networks = dict(state.networks)
+    for part, shift in (("encoder", deeper), ("decoder", 0)):
+        arrays = checkpoint.flatten(networks[part])
+        for name, array in checkpoint.flatten(getattr(model, part)).items():
+            kind, number, end = name.split("/")
+            place = f"{kind}/{int(number) + shift}/{end}"
+            if place in arrays and arrays[place].shape == array.shape:
+                arrays[place] = array
+                taken += end == "kernel"
+        networks[part] = checkpoint.fill(networks[part], arrays)
+    if wanted != given or not taken:
+        raise ValueError(
+            f"cannot start from a {type(model).__name__} of {model.size} px, zoom {model.zoom}, "
+            f"{model.channels} channels, for {', '.join(model.expressions)}: {taken} of its "
+            "kernels fit; want the same model, --zoom, --channels and expressions, and twice "
+            "--base at half --size"
+        )
+    return state._replace(networks=networks)
+
+
 def optimizer() -> optax.GradientTransformation:
     """Adam as in Fader Networks, gradients cut at a norm of 5, with a rate of 1."""
     return optax.chain(optax.clip_by_global_norm(5.0), optax.scale_by_adam(b1=0.5))

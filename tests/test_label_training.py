@@ -276,6 +276,32 @@ def test_four_devices_are_one_device():
             np.testing.assert_allclose(four, one, rtol=2e-3, atol=2e-6, err_msg=path)
 
 
+def test_a_larger_model_grows_from_a_smaller_one():
+    """All layers but the outermost are the smaller model's, to the bit."""
+    small = dataclasses.replace(NAMED, size=32, seed=5)
+    large = dataclasses.replace(NAMED, size=64, base=2)
+    old = train_labels.autoencoder(small, train_labels.fresh(small))
+    grown, plain = train_labels.grown(large, old), train_labels.fresh(large)
+
+    def kernels(part) -> list[np.ndarray]:
+        return [np.asarray(conv.kernel[...]) for conv in part.convs]
+
+    before, new = kernels(old.encoder), kernels(grown.networks["encoder"])
+    untrained = kernels(plain.networks["encoder"])
+    assert len(new) == len(before) + 1 == 4
+    for one, other in zip(new, [*untrained[:2], *before[1:]], strict=True):
+        np.testing.assert_array_equal(one, other)
+    before, new = kernels(old.decoder), kernels(grown.networks["decoder"])
+    untrained = kernels(plain.networks["decoder"])
+    for one, other in zip(new, [*before[:-1], *untrained[-2:]], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+    with pytest.raises(ValueError, match="cannot start from a LiuJin of 32 px, zoom 1"):
+        train_labels.grown(dataclasses.replace(large, zoom=2), old)
+    with pytest.raises(ValueError, match="0 of its kernels fit"):
+        train_labels.grown(dataclasses.replace(large, base=16, most=16), old)
+
+
 def test_batches_that_do_not_divide_are_refused():
     settings, faces = dataclasses.replace(NAMED, batch=6), data()
     with pytest.raises(ValueError, match="a batch of 6 cannot be split over 4 devices"):
