@@ -152,11 +152,11 @@ def test_system_a_takes_the_drivers_expression_on_the_same_faces(root, tmp_path)
     assert [place is None for place in places] == [False] * 3 + [True]
     found = [place for place in places if place is not None]
     held = Labelled(samples, np.array([0, 1, 1]), ("first", "second"), np.full(3, -1))
-    engine = label_transfers.engine_of("faces", 64, 3)
+    engine = label_transfers.engine_of("faces", 128, 3)
     engine.settings = dataclasses.replace(engine.settings, steps=20, rows=((3,),))
     engine.groups = ((3,),)
     every = label_transfers.changed(engine, found, held)
-    assert every.shape == (3, 2, 64, 64, 3)
+    assert every.shape == (3, 2, 128, 128, 3)
     codes = engine.encode(found).code
     plain = np.asarray(engine.draw(codes))
     for k, kind in enumerate(held.classes):
@@ -168,7 +168,7 @@ def test_system_a_takes_the_drivers_expression_on_the_same_faces(root, tmp_path)
         assert nearest < 1e-4
     with pytest.raises(ValueError, match="no held-back face shows second, to drive"):
         label_transfers.changed(engine, found[:1], held.take(np.array([0])))
-    with pytest.raises(ValueError, match="draws 64 px in colour; --size=32"):
+    with pytest.raises(ValueError, match="draws 128 px in colour; --size=32"):
         label_transfers.engine_of("faces", 32, 3)
     rows = label_table.as_rows({"liu_jin": {"PSNR": 2.0}, "fader": {"PSNR": 1.0}})
     assert rows == [list(label_table.HEAD), ["PSNR", "2", "1", "+100.0 %", "better"]]
