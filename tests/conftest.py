@@ -15,7 +15,9 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".cache" / "jax")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import jax  # noqa: E402
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+import skimage.data  # noqa: E402
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -39,3 +41,20 @@ def shared() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip("no shared fixtures (FXJAX_SHARED or ../shared)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def smiling() -> np.ndarray:
+    """The astronaut's landmarks in her photo."""
+    from fxjax.detect import Detector  # after jaxtyping's hook, which checks what it imports
+
+    return Detector()(skimage.data.astronaut())[0].landmarks
+
+
+@pytest.fixture(scope="session")
+def straight(smiling: np.ndarray) -> np.ndarray:
+    """The same face with the mouth's corners lowered and the lips closed."""
+    points = smiling.copy()
+    points[[48, 54, 60, 64]] += [[8, 5], [-8, 5], [8, 5], [-8, 5]]
+    points[60:68, 1] = points[60:68, 1].mean()
+    return points

@@ -5,25 +5,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-import skimage.data
 
 from experiments import expression_checks, expression_faces, pairs, train_expression
 from fxjax import data, expression
-from fxjax.detect import Detector
-
-
-@pytest.fixture(scope="module")
-def smiling() -> np.ndarray:
-    return Detector()(skimage.data.astronaut())[0].landmarks
-
-
-@pytest.fixture(scope="module")
-def straight(smiling) -> np.ndarray:
-    """The same face with the mouth's corners lowered and the lips closed."""
-    points = smiling.copy()
-    points[[48, 54, 60, 64]] += [[8, 5], [-8, 5], [8, 5], [-8, 5]]
-    points[60:68, 1] = points[60:68, 1].mean()
-    return points
 
 
 @pytest.fixture(scope="module")

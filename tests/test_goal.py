@@ -3,27 +3,11 @@
 import cv2
 import numpy as np
 import pytest
-import skimage.data
 
 from fxjax import align, expression
-from fxjax.detect import Detector
 from fxjax.faces import goal
 
 MOUTH = ("mouth",)
-
-
-@pytest.fixture(scope="module")
-def smiling() -> np.ndarray:
-    return Detector()(skimage.data.astronaut())[0].landmarks
-
-
-@pytest.fixture(scope="module")
-def straight(smiling) -> np.ndarray:
-    """The same face with the mouth's corners lowered and the lips closed."""
-    points = smiling.copy()
-    points[[48, 54, 60, 64]] += [[8, 5], [-8, 5], [8, 5], [-8, 5]]
-    points[60:68, 1] = points[60:68, 1].mean()
-    return points
 
 
 def _still(points: np.ndarray) -> np.ndarray:
