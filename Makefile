@@ -27,7 +27,7 @@ demo: .venv/stamp
 		skimage.io.imsave('$(DEMO)/driver.png', skimage.data.astronaut())"
 	$(BIN)/python -m experiments.transfer --appearance=fxjax/zoo/faces/samples/$(FACE).png \
 		--expression=$(DEMO)/driver.png --out=$(DEMO)/transfer \
-		--rows=2-7 --score_size=128 --steps=40 --tuning=20
+		--rows=2-7 --steps=40 --tuning=20 --refine=20
 	@echo "Open $(DEMO)/transfer/report.html"
 
 test: lint

@@ -113,7 +113,7 @@ def invert_all(config: Pairs, pairs: Sequence[Pair]) -> dict[epath.Path, worklis
         files.write(out / "photos.txt", lines.encode())
     own = inversion.Config(
         model=config.model,
-        features=str(config.features or zoo.features_of(config.model)),
+        features=str(config.features or zoo.holder(config.model, "features")),
         images=str(out / "photos.txt"),
         out=str(folder),
         loss="both",
@@ -182,7 +182,8 @@ def each(
     """
     shas = {path: _sha(out, entry) for path, entry in entries.items()}
     marks = {pair: _mark(key, *(shas[path] for path in pair[:2])) for pair in pairs}
-    mine = pairs[jax.process_index() :: jax.process_count()]
+    mine = sorted(pairs, key=lambda pair: str(pair.appearance))  # who changes is tuned to once
+    mine = mine[jax.process_index() :: jax.process_count()]
     bar = tqdm(mine, "pairs", unit="pair", disable=None)
     for pair in bar:
         if _row(out, pair, marks[pair]) is not None:

@@ -10,6 +10,7 @@ from etils import epath
 from experiments import batch
 from experiments.batch import OK, Pair
 from fxjax import report
+from fxjax.faces import verdict
 from fxjax.images import load_image
 
 MEASURES = ("gain", "to_person", "to_driver", "outside", "expression_loss", "appearance_loss")
@@ -42,10 +43,11 @@ def page(
     facts: Mapping[str, str],
 ) -> str:
     """A table of all pairs that sorts by any column."""
-    head = ["appearance", "expression", "result", "pair", "status", "mask", *MEASURES]
+    head = ["appearance", "expression", "result", "pair", "status", "verdict", "mask", *MEASURES]
 
     def cells() -> Iterator[list[report.Cell]]:
-        for pair, row in zip(pairs, rows, strict=True):
+        good = lambda both: both[1].get("verdict") in (None, "unchanged", verdict.WHOLE)
+        for pair, row in sorted(zip(pairs, rows, strict=True), key=good):  # to be looked at first
             pictures: list[report.Cell] = [None] * 3
             if row["status"] == OK:
                 faces = [out / "inversion" / "targets" / f"{name}.png" for name in pair.names]
@@ -53,7 +55,9 @@ def page(
                 pictures = [report.Picture(load_image(face)) for face in faces]
             numbers = [row.get(f"result: {name}") for name in MEASURES]
             status = f"{row['status']}: {row['message']}" if row["message"] else row["status"]
-            yield [*pictures, pair.name, status, row.get("mask"), *numbers]
+            yield [
+                *pictures, pair.name, status, row.get("verdict"), row.get("mask"), *numbers
+            ]  # fmt: skip
 
     means = {
         line["method"]: f"gain {line['gain']:.2f}, distance {line['to_person']:.2f}, "

@@ -76,7 +76,9 @@ def worse_figures(target: epath.Path, figures: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def pack(generator: str, features: str, figures: dict[str, Any], notes: str = "") -> Packed:
+def pack(
+    generator: str, features: str, landmarks: str, figures: dict[str, Any], notes: str = ""
+) -> Packed:
     """Reads the parts, halves them, and writes the card. ValueError if a part is missing.
 
     `notes` says what is wrong with the samples that were looked at.
@@ -112,11 +114,19 @@ def pack(generator: str, features: str, figures: dict[str, Any], notes: str = ""
         ),
         "features": (architecture, _halves(checkpoint.flatten(network))),
     }
+    card = checkpoint.read_card(zoo.find(landmarks))
+    finder = load(landmarks, part="landmarks")
+    parts["landmarks"] = (
+        card["parts"]["landmarks"]["architecture"],
+        _halves(checkpoint.flatten(finder)),
+    )
+    own = {key: card[key] for key in ("views", "settings", "held_back") if key in card}
     info = {
         "licence": "CC BY-NC-SA 4.0",
         "images": source.get("images"),
         "settings": source.get("settings"),
         "features_training": trained,
+        "landmarks_training": card.get("landmarks_training", own),
         "figures": figures,
     }
     return Packed(source["kind"], parts, info, card_text(info, made.resolution, notes))
@@ -207,6 +217,7 @@ def card_text(info: Mapping[str, Any], resolution: int, notes: str) -> str:
         kimg=f"{(info['images'] or 0) / 1000:.1f}",
         settings=", ".join(f"{key} {value}" for key, value in settings.items()),
         features=_features_text(trained),
+        landmarks=_landmarks_text(info["landmarks_training"]),
         measures="\n".join(lines),
         inversions="\n".join(table),
         counts=", ".join(f"{key} {value}" for key, value in figures["settings"].items()),
@@ -224,6 +235,14 @@ def _features_text(trained: Mapping[str, Any]) -> str:
         f"held back: {held_back}. Tasks: 68\nlandmarks, 34 ratings, and which views show the same "
         "person. The ratings are impressions and\nstereotypes of raters, not facts about anyone; "
         "what predicts them is not part of this folder"
+    )
+
+
+def _landmarks_text(trained: Mapping[str, Any]) -> str:
+    found = ", ".join(f"{name} {value:.2f}" for name, value in trained["held_back"].items())
+    return (
+        f"`experiments.train_landmarks`, {trained['views'] / 1000:.1f} thousand views; on samples\n"
+        f"held back, in percent of the distance between the eyes: {found}"
     )
 
 

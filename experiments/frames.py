@@ -5,36 +5,22 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from experiments import inversion
 from experiments.photos import find
-from fxjax import align, files, mix, search
-from fxjax.engine import RESCORED, Engine
+from fxjax import align, files
 from fxjax.images import load_image
-from fxjax.transfer_types import Located
 from fxjax.types import Photo
 
 MOST_PIXELS = 120_000_000  # of a frame, as of a photo
 FOLDERS = ("codes", "frames")
-FILES = ("frames.csv", "result.mp4", "mask.json", "state.json")
-
-
-class Driver(NamedTuple):
-    """The face of a frame, and its code."""
-
-    landmarks: align.Landmarks
-    code: Float[np.ndarray, "rows dim"]
-
-    def located(self, frame: Photo, size: int) -> Located:
-        """The face in its frame, aligned."""
-        return Located(frame, self.landmarks, align.align(frame, self.landmarks, size))
+FILES = ("frames.csv", "result.mp4", "state.json")
 
 
 class Source:
@@ -157,40 +143,18 @@ def code(place: epath.Path, find_code: Callable[[], Any]) -> Float[np.ndarray, "
     return found
 
 
-def choose(
-    engine: Engine,
-    person: Located,
-    own: Float[np.ndarray, "rows dim"],
-    source: Source,
-    drivers: Mapping[int, Driver],
-    looks: int,
-) -> Bool[np.ndarray, " rows"]:
-    """The mask of the least mean score over `looks` of the frames that have a face, spread evenly.
+def steadied(faces: Mapping[int, align.Landmarks]) -> dict[int, align.Landmarks]:
+    """Landmarks by frame, each the mean of it (counted twice) and of the frames beside it.
 
-    As in a single transfer, the best are scored again in full where the first score is not.
+    The neighbours are moved onto it by nose and eye corners, so that a head's move stays as it is:
+    what goes is the landmarks' own trembling.
     """
-    if engine.settings.mask is not None:
-        return np.array(engine.settings.mask)
-    numbers, count = list(drivers), min(looks, len(drivers))
-    middles = {numbers[(2 * part + 1) * len(numbers) // (2 * count)] for part in range(count)}
-    pairs, scores = [], []
-    for number, frame in zip(range(max(middles) + 1), source, strict=False):
-        if number in middles:
-            face = drivers[number].located(frame, engine.resolution)
-            pair = jnp.asarray(own), jnp.asarray(drivers[number].code), (person, face)
-            found = engine.scores(*pair)
-            if found is not None:
-                pairs.append(pair)
-                scores.append(found)
-    if not scores:
-        print("the frames' faces are like the photo's: nothing is changed")
-        return np.zeros(len(own), bool)
-    best = engine.order(np.mean(scores, axis=0))[:RESCORED]
-    masks = mix.masks_of(engine.groups, len(own), best.tolist())
-    if engine.approximate:
-        full = [search.rescore(engine.case(*pair), masks) for pair in pairs]
-        masks = masks[engine.order(np.mean(full, axis=0))]
-    return masks[0]
+    found = {}
+    for number, own in faces.items():
+        beside = [faces[k] for k in (number - 1, number + 1) if k in faces]
+        moved = [align.transform(align.steady(each, own), each) for each in beside]
+        found[number] = np.mean([own, own, *moved], axis=0)
+    return found
 
 
 def write_video(path: epath.Path, pictures: Sequence[epath.Path], rate: float) -> None:

@@ -1,7 +1,8 @@
 """Makes the model folder that ships with the package: generator, features, samples, card.
 
     python -m experiments.pack_model --generator=runs/faces128/export \
-        --features=runs/features/export --figures=runs/measures/measures.json --dst=fxjax/zoo/faces
+        --features=runs/features/export --landmarks=runs/landmarks/export \
+        --figures=runs/measures/measures.json --dst=fxjax/zoo/faces
 
 --figures is what experiments.evaluate_generator measured of this generator. A bundle that is
 already there is replaced only if none of its chief figures gets worse, or with --overwrite.
@@ -22,6 +23,7 @@ class Config:
 
     generator: Annotated[str, "folder of the generator, an export of the trainer"]
     features: Annotated[str, "folder of the feature network, or a bundle with one, or `random`"]
+    landmarks: Annotated[str, "folder of the landmark network, or a bundle with one"]
     figures: Annotated[str, "measures.json of this generator"]
     dst: Annotated[str, "folder to make"]
     seeds: Annotated[str, "of the sample pictures; dlib must find a face in each"] = "0-7"
@@ -42,7 +44,7 @@ def main(config: Config) -> None:
             f"{target} has better figures: {'; '.join(worse)}; --overwrite replaces it all the same"
         )
     discriminator = bundle.discriminator(config.generator) if config.training else b""
-    packed = bundle.pack(config.generator, config.features, figures, config.notes)
+    packed = bundle.pack(config.generator, config.features, config.landmarks, figures, config.notes)
     size = bundle.write(target, packed, parse_seeds(config.seeds), config.megabytes)
     if config.training:
         files.write(files.absolute(config.training) / "discriminator.npz", discriminator)

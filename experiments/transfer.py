@@ -55,8 +55,8 @@ def main(config: Config) -> None:
             driver_face=config.driver_face,
             progress=show,
         )
-    shown = ["model", "steps", "rows", "weight", "strength", "score_size"]
-    shown += [name for name in ("readout", "identity_weight") if getattr(config, name)]
+    shown = ["model", "steps", "rows", "weight", "strength", "score_size", "tuning", "refine"]
+    shown += ["readout"] if config.readout else []
     facts = {name: str(getattr(config, name)) for name in shown}
     judges = assess.Judges(engine.detector)
     for index, result in enumerate(results):
@@ -71,8 +71,14 @@ def main(config: Config) -> None:
             facts,
             config.top,
         )
+        for word in result.warnings.words:
+            print(f"before: {word}")
         if result.alike:
-            print("the two faces are alike: nothing was changed")
+            print("the two faces have the same expression: nothing was changed")
+        else:
+            print(f"{result.verdict.text} ({result.drawn})")
+        if result.ranked is not None and result.ranked.pushed:
+            print("by the score nothing should be taken; applied the best mask that goes half way")
         if result.ranked is not None and not math.isnan(result.ranked.agreement):
             print(f"rank correlation before and in full: {result.ranked.agreement:.2f}")
         gain, near = measured[0].gain, measured[0].to_person

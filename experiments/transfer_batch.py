@@ -42,9 +42,18 @@ def main(config: Config) -> None:
     entries = batch.invert_all(config, pairs)
     judges = assess.Judges(engine.detector)
 
+    tuned: dict[Any, Any] = {}  # of the last person: their pairs are done one after the other
+
     def work(pair: Pair, person: Known, driver: Known) -> dict[str, Any]:
         codes = batch.codes_of(person, driver)
-        result = engine.pair(person.face, driver.face, codes)
+        if not engine.wish(person.face, driver.face).share:
+            result = engine.unchanged(person.face, driver.face)
+        else:
+            if pair.appearance not in tuned:
+                tuned.clear()
+                tuned[pair.appearance] = engine.tuned(person.face, codes[0])
+            generator = tuned[pair.appearance]
+            result = engine.pair(person.face, driver.face, codes, tuned=generator)
         note = transfer_files.note(config.model)
         save_image(out / "results" / f"{pair.name}.png", result.image, note=note)
         crop = judges.crop(result.image, person.face)
@@ -52,13 +61,22 @@ def main(config: Config) -> None:
         buffer = io.BytesIO()
         np.savez(buffer, ws=result.codes, mask=result.mask)
         files.write(out / "codes" / f"{pair.name}.npz", buffer.getvalue())
-        row: dict[str, Any] = {"mask": mask_text(result.mask), "alike": int(result.alike)}
+        row: dict[str, Any] = {
+            "verdict": "unchanged" if result.alike else result.verdict.text,
+            "warnings": "; ".join(result.warnings.words),
+            "drawn": result.drawn,
+            "mask": mask_text(result.mask),
+            "alike": int(result.alike),
+        }
+        row |= {f"verdict_{name}": value for name, value in result.verdict.figures.items()}
         if result.ranked is not None:
             row |= {
                 "expression_loss": float(result.ranked.expression[0]),
                 "appearance_loss": float(result.ranked.appearance[0]),
+                "pushed": int(result.ranked.pushed),
                 "rank_correlation": result.ranked.agreement,
             }
+        row |= {f"refined_{name}": value for name, value in result.figures.items()}
         options = {"compare": config.compare, "joint": config.joint}
         for one in assess.table(engine, judges, result, **options):
             row |= {f"{one.name}: {name}": getattr(one, name) for name in batch_report.MEASURES}

@@ -31,7 +31,9 @@ def write(
     save_image(out / "result.png", result.image, note=text)
     save_image(out / "side_by_side.png", result.side_by_side(), note=text)
     buffer = io.BytesIO()
-    np.savez(buffer, ws=result.codes, mask=result.mask, names=["person", "driver", "mixed"])
+    np.savez(
+        buffer, ws=result.codes, mask=result.mask, names=["person", "driver", "mixed", "drawn"]
+    )
     files.write(out / "codes.npz", buffer.getvalue())
     codes = jnp.asarray(result.codes[:2])
     if result.ranked is not None:

@@ -160,20 +160,25 @@ def table(
     the two faces are alike.
     """
     person, driver = result.person, result.driver
-    own, other = jnp.asarray(result.codes[0]), jnp.asarray(result.codes[1])
-    case = engine.case(own, other, (person, driver))
+    pictures = [
+        ("result", result.image),
+        ("copy of the first", person.photo),
+        *pasted(person, driver, ("whole_face",)),
+    ]
+    if not len(result.codes):  # nothing was searched
+        found = assess(judges, person, driver, pictures)
+        return found + assess(judges, person, driver, pasted(person, driver) if compare else [])
+    own, other, mixed, final = map(jnp.asarray, result.codes)
+    case = engine.case(own, other, (person, driver), generator=result.generator)
     codes = mixtures(engine, result) if compare else {}
+    if compare and result.figures:
+        codes = {"mixture, not refined": mixed, **codes}
     if joint and not result.alike:
         settings = engine.settings
         codes["joint optimisation"] = search.joint(
             case, weight=settings.weight, steps=settings.steps
         )
     drawn = engine.draw(jnp.stack([own, *codes.values()]), result.generator)
-    pictures = [
-        ("result", result.image),
-        ("copy of the first", person.photo),
-        *pasted(person, driver, ("whole_face",)),
-    ]
     pictures += [
         (name, engine.apply(person, drawn[:1], new[None], driver)[0])
         for name, new in zip(codes, drawn[1:], strict=True)
@@ -182,7 +187,7 @@ def table(
         pictures += pasted(person, driver)
     found = {one.name: one for one in assess(judges, person, driver, pictures)}
     if not result.alike:
-        codes = {"result": jnp.asarray(result.codes[2]), **codes}
+        codes = {"result": final, **codes}
         scores = search.score_codes(case, jnp.stack(list(codes.values())))
         for name, (e, a) in zip(codes, scores.tolist(), strict=True):
             found[name] = dataclasses.replace(found[name], expression_loss=e, appearance_loss=a)

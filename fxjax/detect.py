@@ -121,6 +121,10 @@ class Detector:
         """Landmarks of the upright faces of the plain search: 10 ms at 256 px, no second look."""
         return [_array(self._points(photo, box)) for box in self._boxes(photo, 0)]
 
+    def upright(self, photo: Photo) -> list[Landmarks]:
+        """As a call finds them, of the upright faces of the plain search: 50 ms, no second look."""
+        return [self._refine(photo, rough) for rough in self.glance(photo)]
+
     def _search(self, photo: Photo, zoom: float, degrees: int, least: float) -> list[Face]:
         """Faces that are about upright in a zoomed and turned copy, with at least that score."""
         copy, photo_from_copy = _copy(photo, zoom, degrees)

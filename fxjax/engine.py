@@ -1,8 +1,8 @@
 """Expression transfer: two photos in, the first with the second's expression out.
 
 Composition only (arXiv:1912.06253): detect, align, invert both faces, rank the masks that mix
-their codes row by row, draw the best, put it back into the first photo. Each step can be called on
-its own; `transfer` calls them all.
+their codes row by row, refine the best, draw it, put it back into the first photo. Each step can
+be called on its own; `transfer` calls them all.
 """
 
 import dataclasses
@@ -14,25 +14,39 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
-from fxjax import align, detect, images, invert, losses, mix, pivotal, score, search, whiten, zoo
-from fxjax.faces.located import Faces
+from fxjax import (
+    align,
+    detect,
+    expression,
+    images,
+    invert,
+    losses,
+    mix,
+    pivotal,
+    whiten,
+    zoo,
+)
+from fxjax.codes import refine
+from fxjax.faces import goal, model, mouth, reader
+from fxjax.faces.verdict import Verdict
 from fxjax.nn.generator import Generator, synthesize
 from fxjax.nn.vgg16 import VGG16
-from fxjax.transfer_types import Located, Picture, Pixels, Progress, Ranked, Settings, Transfer
+from fxjax.ranking import Ranking
+from fxjax.transfer_types import Located, Picture, Pixels, Progress, Settings, Transfer
 from fxjax.types import Code, Codes, Images
 from fxjax.zoo import load
 
 LAYERS = ("block1_conv2", "block2_conv2", "block3_conv3")  # of the inversion's loss
-RESCORED = 64  # masks that are scored again at full size
 CHUNK = 25  # inversion steps between reports of progress
 TUNING_RATE = 1e-3  # of pivotal tuning, before equalising
 AT_ONCE = 2**22  # pixels that are inverted or drawn together: 4 faces of 1024 px take 6.4 GiB
-POSE = 3  # rows 0 to 2, up to 8 pixels, carry the pose
+FOOLED = 0.07  # of the eyes' distance between two landmarkers of a drawing's mouth
+KEPT_SIZE = 64  # pixels of the features that tuning and refinement compare with the person
 
 
-class Engine(Faces):
+class Engine(Ranking):
     """Models and settings, ready for many transfers.
 
     `model` and `features` are names of shipped models or model folders; features are those in the
@@ -42,7 +56,7 @@ class Engine(Faces):
 
     def __init__(
         self,
-        model: epath.PathLike = "faces",
+        model: epath.PathLike = zoo.DEFAULT,
         features: epath.PathLike | None = None,
         settings: Settings | None = None,
         *,
@@ -51,56 +65,18 @@ class Engine(Faces):
         self.settings = Settings() if settings is None else settings
         self.generator: Any = load(model, part="generator")
         self.features: VGG16 = load(
-            zoo.features_of(model) if features is None else features, part="features"
+            zoo.holder(model, "features") if features is None else features, part="features"
         )
-        super().__init__(self.generator.resolution, detector, parts=self.settings.parts)
+        reading = reader.load(model)
+        super().__init__(self.generator.resolution, detector, reading, parts=self.settings.parts)
         self.walk = whiten.of(model, self.generator)
-        count = len(self.generator.rows)
-        if self.settings.mask is not None and len(self.settings.mask) != count:
-            raise ValueError(
-                f"a mask of {len(self.settings.mask)} bits: this model has {count} rows"
-            )
-        size = self.settings.score_size
-        if size < self.resolution and (size < 1 or self.resolution % size):
-            raise ValueError(
-                f"a score size of {size} px: pictures of {self.resolution} px are averaged to a "
-                "half, a quarter and so on; give one of these"
-            )
-        searched = self._searched()
-        self.groups = mix.free_rows(0, searched - 1)
-        if self.settings.rows is not None:
-            mix.check_groups(self.settings.rows, searched)
-            self.groups = self.settings.rows
-        if self.settings.keep_pose:
-            self.groups = tuple(group for group in self.groups if min(group) >= POSE)
-            if not self.groups:
-                raise ValueError(f"keeping the pose leaves no row to search: all are below {POSE}")
         mean = _draw(self.generator, invert.mean_codes(self.generator, 1))
         self.loss = losses.Sum(
             [losses.balanced(self.features, LAYERS, mean), losses.Pixels()], (1.0, 1.0)
         )
-        content = losses.balanced(self.features, ("block3_conv3",), mean)
-        style: Any = losses.balanced_gram(self.features, mean)
-        if self.settings.identity_weight:
-            who = losses.Perceptual(self.features, content.layers, content.scales)
-            style = score.Kept([style, who], (1.0, self.settings.identity_weight))
-        self.judge = score.Judge(content, style)
-
-    @property
-    def approximate(self) -> bool:
-        """Whether masks are scored on less than the full picture, so that the best are rescored."""
-        return self.settings.score_size < self.resolution or self.settings.readout is not None
-
-    def _searched(self) -> int:
-        """How many first rows can be searched. ValueError for a readout that is not there."""
-        if self.settings.readout is None:
-            return len(self.generator.rows)
-        if not hasattr(self.generator, "at"):
-            raise ValueError(
-                f"a readout at {self.settings.readout} px: this generator has no earlier pictures, "
-                "as StyleGAN2 does; leave it out"
-            )
-        return len(self.generator.at(self.settings.readout).rows)
+        self.prepare(mean)
+        coarse = losses.balanced(self.features, LAYERS, mean, size=KEPT_SIZE)
+        self.kept = losses.Sum([coarse, losses.Pixels()], (1.0, 1.0))
 
     def encode(
         self,
@@ -163,100 +139,59 @@ class Engine(Faces):
         """
         if not self.settings.tuning:
             return self.generator
-        goal = _embed(self.loss, jnp.asarray(person.crop.image[None]))
+        goal = _embed(self.kept, jnp.asarray(person.crop.image[None]))
         settings = pivotal.Settings(steps=self.settings.tuning, rate=TUNING_RATE)
-        found = pivotal.tune(self.generator, self.loss, goal, code[None], settings).differences
+        found = pivotal.tune(self.generator, self.kept, goal, code[None], settings).differences
         return pivotal.apply(self.generator, {name: each[0] for name, each in found.items()})
 
-    def scores(
+    def wish(self, person: Located, driver: Located) -> goal.Wish:
+        """What the driver's photo asks of the person's expression, in the parts that change."""
+        return goal.wish(mouth.landmarks(person), mouth.landmarks(driver), self.parts)
+
+    def refined(
         self,
-        person: Code,
-        driver: Code,
-        faces: tuple[Located, Located],
+        person: Located,
+        driver: Located,
+        own: Code,
+        starts: Codes,
+        tuned: Generator | None = None,
         progress: Progress | None = None,
-    ) -> Float[np.ndarray, "masks 2"] | None:
-        """Both losses of all masks at the score's size, by number; None if the two are alike."""
-        if np.array_equal(faces[0].crop.image, faces[1].crop.image):
-            return None
-        size, readout = self.settings.score_size, self.settings.readout
-        case = self.case(person, driver, faces, size=size, readout=readout)
-        if score.alike(case.goals):
-            return None
-        return search.exhaustive(
-            case,
-            groups=self.groups,
-            progress=None if progress is None else lambda done, of: progress("masks", done / of),
-        )
+        steps: int | None = None,
+    ) -> refine.Refined:
+        """Codes moved from `starts` towards the driver's expression, best first.
 
-    def rank(
-        self,
-        person: Code,
-        driver: Code,
-        faces: tuple[Located, Located],
-        progress: Progress | None = None,
-    ) -> Ranked | None:
-        """All masks of a pair of codes, best first; None if their pictures are alike.
-
-        If the score's size is less than the generator's, or there is a readout, the best 64 are
-        scored again in full.
+        `own` is the person's code; `steps` are the settings' unless given. For the mouth alone:
+        eyes and brows are moved by a face model
+        (`fxjax.faces.goal`).
         """
-        found = self.scores(person, driver, faces, progress)
-        if found is None:
-            return None
-        order = self.order(found)
-        if not self.approximate:
-            return self.ranked(found, order, len(found))
-        options = {"groups": self.groups, "weight": self.settings.weight, "count": RESCORED}
-        best = search.refine(self.case(person, driver, faces), found, **options)
-        count, found = len(best.numbers), found.copy()
-        found[best.numbers] = best.scores
-        ranked = self.ranked(found, np.concatenate([best.numbers, order[count:]]), count)
-        return dataclasses.replace(ranked, agreement=best.agreement)
-
-    def ranked(
-        self, found: Float[np.ndarray, "masks 2"], order: Int[np.ndarray, " masks"], exact: int
-    ) -> Ranked:
-        """Losses of all masks by number, put into an order."""
-        rows = len(self.generator.rows)
-        best = found[order]
-        return Ranked(
-            mix.masks_of(self.groups, rows, order.tolist()),
-            best[:, 0],
-            best[:, 1],
-            search.total(best, self.settings.weight),
-            mix.pareto(found)[order],
-            exact,
+        settings = refine.Settings(steps=self.settings.refine if steps is None else steps)
+        generator = self.generator if tuned is None else tuned
+        walk = self.walk.of(generator)
+        wish = goal.wish(mouth.landmarks(person), mouth.landmarks(driver), ("mouth",))
+        way = goal.AMOUNT * self.settings.strength * wish.share * wish.way
+        drawn = self.draw(own[None], generator)
+        around = 1 - align.union([align.region_masks(person.in_crop(), self.resolution)])
+        aim = _aim(
+            self.kept,
+            self.reader,
+            drawn,
+            walk.v(own[None]),
+            jnp.asarray(around[None], jnp.float32),
+            jnp.asarray(way, jnp.float32),
+            jnp.asarray(
+                expression.shipped().reliability * np.where(wish.counts, 1, goal.REST), jnp.float32
+            ),
         )
-
-    def order(self, found: Float[np.ndarray, "masks 2"]) -> Int[np.ndarray, " masks"]:
-        """Numbers of masks from the least score E + weight * A to the largest."""
-        return search.order(found, self.settings.weight)
-
-    def case(
-        self,
-        person: Code,
-        driver: Code,
-        faces: tuple[Located, Located],
-        *,
-        size: int | None = None,
-        readout: int | None = None,
-    ) -> search.Case:
-        """What masks are scored against, in full or as `search.case_of` says.
-
-        The expression's loss sees the settings' `parts` of both faces, the features of the
-        appearance's what is around the eyes, brows and mouths.
-        """
-        size = self.resolution if size is None else min(size, self.resolution)
-        masks = [align.region_masks(face.in_crop(), self.resolution) for face in faces]
-        regions = jnp.asarray(align.union(masks, self.parts)[None], jnp.float32)
-        around = None
-        if self.settings.identity_weight:
-            around = jnp.asarray(1 - align.union(masks)[None], jnp.float32)
-        weights = (self.settings.elsewhere + regions, around)
-        codes = (person, driver)
-        return search.case_of(
-            self.generator, *codes, self.judge, *weights, size=size, readout=readout
+        move = model.shipped().move(self.marks(drawn[0]), way)
+        move = (move - move[expression.ANCHORS].mean(0))[refine.MOUTH]
+        aim = aim._replace(
+            marks=aim.marks + jnp.asarray(move, jnp.float32),
+            lead=jnp.float32(1 / max(float(np.sum(move**2)), 1.0)),
         )
+        report = None if progress is None else lambda share: progress("refinement", share)
+        found = refine.refine(walk, self.kept, self.reader, aim, walk.v(starts), settings, report)
+        order = found.order(settings)
+        return refine.Refined(walk.w(found.codes[order]), found.figures[order])
 
     def apply(
         self,
@@ -294,34 +229,80 @@ class Engine(Faces):
         the driver, by a given mask or between photos that are alike, nothing changes.
         """
         seconds, began = {}, time.monotonic()
+        if tuned is None:
+            tuned = self.tuned(person, codes[0])
+        seconds["tuning"], began = time.monotonic() - began, time.monotonic()
         given = mask if self.settings.mask is None else np.array(self.settings.mask)
         ranked, alike = None, False
         if given is None:
-            ranked = self.rank(codes[0], codes[1], (person, driver), progress)
+            ranked = self.rank(codes[0], codes[1], (person, driver), progress, tuned)
             alike = ranked is None
             given = np.zeros(codes.shape[1], bool) if ranked is None else ranked.masks[0]
         seconds["masks"], began = time.monotonic() - began, time.monotonic()
         mixed = mix.blended(codes[0], codes[1], jnp.asarray(given), self.settings.strength)
-        drawn = jnp.concatenate([codes, mixed[None]])
-        if tuned is None:
-            tuned = self.tuned(person, codes[0])
-        pictures = self.draw(drawn, tuned)
         amount = self.settings.strength if ranked is not None or np.any(given) else 0.0
-        photo, face = self.apply(person, pictures[:1], pictures[2:], driver, amount=amount)
+        tries: list[tuple[str, Code, dict[str, float]]] = [("mixture", mixed, {})]
+        if self.settings.refine and amount and "mouth" in self.parts:
+            starts = jnp.stack([codes[0], mixed])
+            best = self.refined(person, driver, codes[0], starts, tuned, progress)
+            # one that the two landmarkers see differently fools the reader
+            sound = [self.astray(one) < FOOLED for one in self.draw(best.codes, tuned)]
+            found = zip(best.codes, best.named(), sound, strict=True)
+            tries = [("refined", code, figures) for code, figures, whole in found if whole] + tries
+        seconds["refinement"], began = time.monotonic() - began, time.monotonic()
+        if amount:
+            tries.append(("face model alone", codes[0], {}))
+        own, done = self.draw(codes[:1], tuned), []
+        for name, code, figures in tries:
+            new = self.draw(code[None], tuned)
+            photo, face = self.apply(person, own, new, driver, amount=amount)
+            found = self.verdict(person, driver, photo)
+            done.append((len(found.words), len(done), name, code, figures, photo, face, found))
+            if found.good:
+                break
+        _, _, name, final, figures, photo, face, found = min(done, key=lambda one: one[:2])
+        drawn = jnp.concatenate([codes, mixed[None], final[None]])
+        pictures = self.draw(drawn[:3], tuned)
         seconds["put back"] = time.monotonic() - began
         return Transfer(
             photo,
             face,
             person,
             driver,
-            images.to_uint8(np.asarray(pictures[:2])),
-            np.concatenate([np.asarray(codes), np.asarray(mixed)[None]]),
+            images.to_uint8(np.asarray(pictures)),
+            np.asarray(drawn),
             given,
             ranked,
             alike,
+            figures,
+            found,
+            self.preflight(person, driver),
+            name,
             np.zeros((2, 0), np.float32) if curves is None else curves,
             seconds,
             tuned,
+        )
+
+    def unchanged(self, person: Located, driver: Located) -> Transfer:
+        """The transfer between faces whose expressions are alike in the parts that change."""
+        size = self.resolution
+        return Transfer(
+            person.photo.copy(),
+            images.to_uint8(person.crop.image),
+            person,
+            driver,
+            np.zeros((0, size, size, 3), np.uint8),
+            np.zeros((0, len(self.generator.rows), self.generator.dim), np.float32),
+            np.zeros(len(self.generator.rows), bool),
+            None,
+            True,
+            {},
+            Verdict((), {}),
+            self.preflight(person, driver),
+            "nothing",
+            np.zeros((2, 0), np.float32),
+            {},
+            self.generator,
         )
 
     def __call__(
@@ -344,16 +325,22 @@ class Engine(Faces):
         if len(drivers) != 1:
             raise ValueError(f"{len(drivers)} faces are chosen to drive; choose one")
         found, inverting = time.monotonic() - began, time.monotonic()
-        faces = [*people, *drivers]
-        inversion = self.encode(faces, progress=progress)
-        losses = np.asarray(inversion.losses)
+        changing = [person for person in people if self.wish(person, drivers[0]).share]
+        curves, codes = np.zeros((2, 0), np.float32), jnp.zeros((0, 0, 0))
+        if changing:
+            inversion = self.encode([*changing, *drivers], progress=progress)
+            curves, codes = np.asarray(inversion.losses), inversion.code
         inverted = time.monotonic() - inverting
         results: list[Transfer] = []
-        for i, person in enumerate(people):
+        for person in people:
+            place = next((i for i, one in enumerate(changing) if one is person), None)
             if results:  # goes on where the last one ended
                 person = dataclasses.replace(person, photo=results[-1].image)
-            both = inversion.code[jnp.array([i, -1])]
-            result = self.pair(person, drivers[0], both, curves=losses[[i, -1]], progress=progress)
+            if place is None:
+                result = self.unchanged(person, drivers[0])
+            else:
+                both, losses = codes[jnp.array([place, -1])], curves[[place, -1]]
+                result = self.pair(person, drivers[0], both, curves=losses, progress=progress)
             seconds = {"faces": found, "inversion": inverted} | result.seconds
             results.append(dataclasses.replace(result, seconds=seconds))
         return results
@@ -380,6 +367,24 @@ def transfer(
 def _part(progress: Progress, first: int, count: int, of: int) -> Progress:
     """Reports the progress of some faces as that of all."""
     return lambda step, share: progress(step, (first + share * count) / of)
+
+
+@jax.jit
+def _aim(
+    loss: Any,
+    reading: reader.Reader,
+    own: Images,
+    code: Codes,
+    around: Float[Array, "1 height width"],
+    way: Float[Array, " coefficients"],
+    counts: Float[Array, " coefficients"],
+) -> refine.Aim:
+    """What refinement is towards, but for where the mouth's landmarks go."""
+    marks = reading.marks(own)
+    outputs = reading.outputs(marks)[0]
+    wanted = outputs[: len(way)] + way
+    place, lead = refine.anchored(marks)[0], jnp.zeros(())
+    return refine.Aim(code, outputs, wanted, counts, place, lead, loss.embed(own, around))
 
 
 @jax.jit

@@ -2,16 +2,17 @@
 
 It was trained on random faces of ICT-FaceKit (see fxjax/zoo/expression/card.md), so that no picture
 of the same person with a straight face is needed. It sees only where landmarks are: nothing of
-cheeks, wrinkles or the eyes' direction. A judge for metrics, never a loss. All on the host.
+cheeks, wrinkles or the eyes' direction. `outputs` takes arrays of the host or of a device, where it
+has slopes; all else is on the host.
 """
 
 import functools
 import io
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
-from jaxtyping import Complex, Float
+from jaxtyping import Float
 
 from fxjax import files
 
@@ -35,14 +36,14 @@ MIRROR = np.array(
 class Weights(NamedTuple):
     """A network of two hidden layers, and what is known about its outputs."""
 
-    reference: Float[np.ndarray, "anchors 2"]
-    mean: Float[np.ndarray, " inputs"]
-    deviation: Float[np.ndarray, " inputs"]
-    kernels: tuple[np.ndarray, ...]
-    biases: tuple[np.ndarray, ...]
+    reference: Float[Any, "anchors 2"]
+    mean: Float[Any, " inputs"]
+    deviation: Float[Any, " inputs"]
+    kernels: tuple[Any, ...]
+    biases: tuple[Any, ...]
     names: tuple[str, ...]
     """Of the expression coefficients; after them the network gives yaw and pitch."""
-    reliability: Float[np.ndarray, " coefficients"]
+    reliability: Float[Any, " coefficients"]
     """R2 of each coefficient on new faces, 0 to 1."""
 
 
@@ -136,36 +137,38 @@ def gain(
 
 
 def normalized(
-    landmarks: Float[np.ndarray, "*batch 68 2"], reference: Float[np.ndarray, "anchors 2"]
-) -> Float[np.ndarray, "*batch 68 2"]:
+    landmarks: Float[Any, "*batch 68 2"], reference: Float[Any, "anchors 2"]
+) -> Float[Any, "*batch 68 2"]:
     """The points moved, turned and scaled so that nose and eye corners fit the reference best.
 
-    Raises ValueError if those points fall together or are not finite.
+    Raises ValueError if those points fall together or are not finite (on the host alone).
     """
+    xp = landmarks.__array_namespace__()
     turned = (_complex(landmarks) - _middle(landmarks)) * _turn(landmarks, reference)[..., None]
     moved = turned + _complex(reference).mean()
-    return np.stack([moved.real, moved.imag], axis=-1)
+    return xp.stack([moved.real, moved.imag], axis=-1)
 
 
-def _turn(
-    landmarks: Float[np.ndarray, "*batch 68 2"], reference: Float[np.ndarray, "anchors 2"]
-) -> Complex[np.ndarray, "*batch"]:
+def _turn(landmarks: Any, reference: Any) -> Any:
     """The complex factor (scale and turn) of the least squares fit."""
+    xp = landmarks.__array_namespace__()
     points = _complex(landmarks[..., ANCHORS, :]) - _middle(landmarks)
     wanted = _complex(reference) - _complex(reference).mean()
-    size = np.sum(np.abs(points) ** 2, axis=-1)
-    if not np.all(np.isfinite(landmarks)) or np.any(size < 1e-9):
+    size = xp.sum(xp.real(points * xp.conj(points)), axis=-1)
+    if xp is np and (not np.all(np.isfinite(landmarks)) or np.any(size < 1e-9)):
         raise ValueError(
             "the landmarks do not look like a face: they fall together or are not finite"
         )
-    return np.asarray(np.sum(points.conj() * wanted, axis=-1) / size)
+    return xp.sum(xp.conj(points) * wanted, axis=-1) / size
 
 
-def _complex(points: np.ndarray) -> np.ndarray:
-    return points[..., 0] + 1j * points[..., 1].astype(np.float64)
+def _complex(points: Any) -> Any:
+    if isinstance(points, np.ndarray):
+        points = points.astype(np.float64)
+    return points[..., 0] + 1j * points[..., 1]
 
 
-def _middle(landmarks: np.ndarray) -> np.ndarray:
+def _middle(landmarks: Any) -> Any:
     return _complex(landmarks[..., ANCHORS, :]).mean(axis=-1, keepdims=True)
 
 
@@ -173,37 +176,35 @@ def _weighed(landmarks: np.ndarray) -> np.ndarray:
     return read(landmarks) * np.sqrt(shipped().reliability)
 
 
-def outputs(
-    landmarks: Float[np.ndarray, "*batch 68 2"], weights: Weights
-) -> Float[np.ndarray, "*batch outputs"]:
+def outputs(landmarks: Float[Any, "*batch 68 2"], weights: Weights) -> Float[Any, "*batch outputs"]:
     """Coefficients, yaw and pitch: the mean of what a face and its mirror image give."""
+    xp = landmarks.__array_namespace__()
     points = normalized(landmarks, weights.reference)
     seen = network(features(points), weights)
-    there = network(features(points[..., MIRROR, :] * np.array([-1, 1])), weights)
+    there = network(features(points[..., MIRROR, :] * xp.asarray([-1.0, 1.0])), weights)
     count = len(weights.names)
-    order = [weights.names.index(_opposite(name)) for name in weights.names]
+    order = np.array([weights.names.index(opposite(name)) for name in weights.names])
     swapped = [there[..., order], -there[..., count : count + 1], there[..., count + 1 :]]
-    return (seen + np.concatenate(swapped, axis=-1)) / 2
+    return (seen + xp.concatenate(swapped, axis=-1)) / 2
 
 
-def features(normalized: Float[np.ndarray, "*batch 68 2"]) -> Float[np.ndarray, "*batch inputs"]:
+def features(normalized: Float[Any, "*batch 68 2"]) -> Float[Any, "*batch inputs"]:
     """What the network sees of normalised landmarks."""
     chosen = normalized[..., INPUTS, :]
     return chosen.reshape(*chosen.shape[:-2], -1)
 
 
-def network(
-    inputs: Float[np.ndarray, "*batch inputs"], weights: Weights
-) -> Float[np.ndarray, "*batch outputs"]:
+def network(inputs: Float[Any, "*batch inputs"], weights: Weights) -> Float[Any, "*batch outputs"]:
     """Coefficients, yaw and pitch."""
+    xp = inputs.__array_namespace__()
     x = (inputs - weights.mean) / weights.deviation
     for kernel, bias in zip(weights.kernels[:-1], weights.biases[:-1], strict=True):
         x = x @ kernel + bias
-        x = x / (1 + np.exp(-np.clip(x, -50, 50)))  # silu
+        x = x / (1 + xp.exp(-xp.clip(x, -50, 50)))  # silu
     return x @ weights.kernels[-1] + weights.biases[-1]
 
 
-def _opposite(name: str) -> str:
+def opposite(name: str) -> str:
     """The coefficient's name on the other side."""
     for one, other in (("_L", "_R"), ("_R", "_L"), ("Left", "Right"), ("Right", "Left")):
         if name.endswith(one):

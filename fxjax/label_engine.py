@@ -14,6 +14,7 @@ from etils import epath
 from jaxtyping import Array, Float
 
 from fxjax import checkpoint, detect, zoo
+from fxjax.faces import reader
 from fxjax.faces.located import Faces
 from fxjax.nn import fader
 from fxjax.transfer_types import Located, Pixels, Settings
@@ -51,7 +52,7 @@ class LabelEngine(Faces):
             self.classifier = zoo.load(folder, part="classifier")
         self._inner = fader.inner(self.model.size, self.model.zoom)
         side = self.model.size * self.model.zoom
-        super().__init__(side, detector, parts=parts)
+        super().__init__(side, detector, reader.load(folder), parts=parts)
 
     @property
     def expressions(self) -> tuple[str, ...]:

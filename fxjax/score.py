@@ -6,6 +6,7 @@ g(s1) and g(s2) are the reconstructions of the person and of who shows the expre
 nothing from the expression's code scores (1, 0), taking all of it (0, 1); less is better.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fxjax.losses import Embedding, Loss, Sum, Weights, shrink
+from fxjax.losses import Embedding, Loss, Weights, shrink
 from fxjax.types import Images
 
 SAME = 1e-6
@@ -41,12 +42,12 @@ class Judge(nnx.Module):
         return max(part.size for part in parts) if all(hasattr(p, "size") for p in parts) else None
 
     def at(self, size: int) -> "Judge":
-        """The same losses on pictures of at most `size` px."""
+        """The same losses on pictures of at most `size` px; one that has a `least` on no less."""
         if self.size is None:
             raise ValueError("a loss without `size` cannot be taken at another size")
         judge = self._copy()
         for part in _parts(judge):
-            part.size = min(part.size, size)
+            part.size = min(part.size, max(size, getattr(part, "least", 0)))
         return judge
 
     def embed(self, images: Images) -> tuple[Embedding, Embedding]:
@@ -66,16 +67,46 @@ class Judge(nnx.Module):
         return judge
 
 
-class Kept(Sum):
-    """A sum whose last loss alone heeds weights, for an appearance that has to stay in places.
+class Balanced(nnx.Module):
+    """A weighted sum of losses that count alike between two pictures, whatever their units.
 
-    Such as Gram matrices of the whole picture, and features outside the eyes, brows and mouth.
+    Each is divided by its distance between them, or by its floor if that is less: what hardly
+    differs between the two shall not count by its noise. Losses that are not `placed` (all are by
+    default) see the whole picture, whatever is weighed: a Gram matrix of weighed pixels is far from
+    that of the same whole picture.
     """
 
+    def __init__(
+        self,
+        losses: Sequence[Any],
+        factors: Sequence[float],
+        floors: Sequence[float],
+        placed: Sequence[bool] | None = None,
+    ):
+        self.losses, self.factors, self.floors = nnx.List(losses), tuple(factors), tuple(floors)
+        self.placed = (True,) * len(self.losses) if placed is None else tuple(placed)
+
     def embed(self, images: Images, weights: Weights | None = None) -> Embedding:
-        """What each of the losses embeds."""
-        *style, last = self.losses
-        return [*(loss.embed(images) for loss in style), last.embed(images, weights)]
+        """What each of the losses embeds; of a goal `balance` sets the scales."""
+        parts = [
+            loss.embed(images, weights if placed else None)
+            for loss, placed in zip(self.losses, self.placed, strict=True)
+        ]
+        scales = jnp.asarray(self.factors, jnp.float32)
+        return {"parts": parts, "scales": jnp.tile(scales, (len(images), 1))}
+
+    def distance(self, embedding: Embedding, goal: Embedding) -> Float[Array, " batch"]:
+        """The goal's scales times the losses' distances."""
+        return jnp.sum(goal["scales"] * self._distances(embedding, goal), axis=1)
+
+    def balance(self, goal: Embedding, far: Embedding) -> Embedding:
+        """The goal with scales by which each loss is its factor at most for the other picture."""
+        apart = jnp.maximum(self._distances(far, goal), jnp.asarray(self.floors, jnp.float32))
+        return {**goal, "scales": jnp.asarray(self.factors, jnp.float32) / apart}
+
+    def _distances(self, embedding: Embedding, goal: Embedding) -> Float[Array, "batch losses"]:
+        pairs = zip(self.losses, embedding["parts"], goal["parts"], strict=True)
+        return jnp.stack([loss.distance(a, b) for loss, a, b in pairs], axis=1)
 
 
 class Goals(NamedTuple):
@@ -118,6 +149,10 @@ def _goals(
     _, far = judge.embed(expression)
     aim = judge.expression.embed(expression, weights)
     own = judge.appearance.embed(person, appearance_weights)
+    if isinstance(judge.expression, Balanced):
+        aim = judge.expression.balance(aim, near)
+    if isinstance(judge.appearance, Balanced):
+        own = judge.appearance.balance(own, far)
     return (
         aim,
         own,

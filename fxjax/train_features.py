@@ -188,30 +188,51 @@ def draw_views(
     Mirrored, turned by up to 15 degrees, cropped, recoloured, blurred.
     """
     batch, side = len(chosen), 2 * settings.size
-    keys = jax.random.split(key, 8)
+    place, color, soft = jax.random.split(key, 3)
+    geometry, mirror = draw_geometry(place, batch, side, settings.zoom)
+    views = augment.warp(images.from_uint8(faces.pictures[chosen]), geometry)
+    views = losses.shrink(views, settings.size)  # two samples per pixel each way: no aliasing
+    views = softened(augment.recolor(views, draw_color(color, batch)), soft)
+    placed = moved(faces.landmarks[chosen], geometry, mirror)
+    return views, standard_landmarks(faces, placed / (side / 2))
+
+
+def draw_geometry(
+    key: Array, batch: int, side: int, zoom: float
+) -> tuple[Float[Array, "batch 3 3"], Bool[Array, " batch"]]:
+    """Matrices for `augment.warp`, turned by up to 15 degrees, and which of them mirror."""
+    keys = jax.random.split(key, 5)
 
     def uniform(index: int, low: ScalarLike, high: ScalarLike) -> Float[Array, " batch"]:
         return jax.random.uniform(keys[index], (batch,), minval=low, maxval=high)
 
     mirror = jax.random.bernoulli(keys[0], 0.5, (batch,))
     angle = uniform(1, -jnp.pi / 12, jnp.pi / 12)
-    scale = jnp.exp(uniform(2, -jnp.log(settings.zoom), 0.1))
+    scale = jnp.exp(uniform(2, -jnp.log(zoom), 0.1))
     room = jnp.maximum(1 - scale, 0.05)  # a close view may look anywhere in the picture
     x, y = (uniform(k, -1, 1) * room * side / 2 * 0.7 for k in (3, 4))
     sign, zero, one = jnp.where(mirror, -1.0, 1.0), jnp.zeros(batch), jnp.ones(batch)
     cosine, sine = scale * jnp.cos(angle), scale * jnp.sin(angle)
     rows = [[sign * cosine, -sign * sine, x], [sine, cosine, y], [zero, zero, one]]
-    geometry = jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
-    views = augment.warp(images.from_uint8(faces.pictures[chosen]), geometry)
-    views = losses.shrink(views, settings.size)  # two samples per pixel each way: no aliasing
-    views = augment.recolor(views, draw_color(keys[5], batch))
-    softness = jnp.maximum(uniform(6, -1, 1), 0)[:, None, None, None]
-    views += softness * (ops.fir(views, (1.0, 4.0, 6.0, 4.0, 1.0), pad=(2, 2)) - views)
-    landmarks = faces.landmarks[chosen]
+    return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2), mirror
+
+
+def moved(
+    landmarks: Float[Array, "batch 68 2"],
+    geometry: Float[Array, "batch 3 3"],
+    mirror: Bool[Array, " batch"],
+) -> Float[Array, "batch 68 2"]:
+    """Landmarks of warped pictures; before and after in pixels from the middle."""
     landmarks = jnp.where(mirror[:, None, None], landmarks[:, MIRRORED], landmarks)
     back = jnp.linalg.inv(geometry)
-    placed = jnp.einsum("bij,bkj->bki", back[:, :2, :2], landmarks) + back[:, None, :2, 2]
-    return views, standard_landmarks(faces, placed / (side / 2))
+    return jnp.einsum("bij,bkj->bki", back[:, :2, :2], landmarks) + back[:, None, :2, 2]
+
+
+def softened(views: Images, key: Array) -> Images:
+    """Half of the pictures blurred, more or less."""
+    softness = jnp.maximum(jax.random.uniform(key, (len(views),), minval=-1.0, maxval=1.0), 0)
+    change = ops.fir(views, (1.0, 4.0, 6.0, 4.0, 1.0), pad=(2, 2)) - views
+    return views + softness[:, None, None, None] * change
 
 
 def draw_color(key: Array, batch: int) -> Float[Array, "batch 4 4"]:

@@ -86,25 +86,38 @@ def page(
         ],
         260,
     )
-    faces = _figures(
-        [
-            ("first face", targets[0]),
-            ("its inversion", result.reconstructions[0]),
-            ("second face", targets[1]),
-            ("its inversion", result.reconstructions[1]),
-            ("mixed", result.face),
-        ],
-        128,
-    )
+    names = ("its inversion", "its inversion", "mixed")
+    drawn = dict(enumerate(result.reconstructions))
+    faces = [("first face", targets[0]), ("second face", targets[1])]
+    if drawn:
+        faces = [faces[0], (names[0], drawn[0]), faces[1], (names[1], drawn[1])]
+        faces += [(names[2], drawn[2])]
+        if result.figures:
+            faces += [(result.drawn, result.face)]
     parts = [f'<section class="hero">{hero}</section>']
     if result.alike:
-        parts.append("<p>The two photos show the same: nothing was changed.</p>")
+        parts.append(
+            "<p>The two faces have the same expression in the parts that change: "
+            "nothing was changed.</p>"
+        )
+    if not result.alike:
+        wrong = "" if result.verdict.good else " bad"
+        parts.append(f'<p><span class="chip{wrong}">{escape(result.verdict.text)}</span></p>')
+    chips = "".join(f'<span class="chip">{escape(word)}</span>' for word in result.warnings.words)
+    parts += [f"<p>Before: {chips}</p>"] if chips else []
     parts += [
         "<h2>Faces and their inversions</h2>",
-        f'<section class="row">{faces}</section>',
-        "<h2>Measures</h2>",
-        _measures(measured),
+        f'<section class="row">{_figures(faces, 128)}</section>',
     ]
+    if result.figures:
+        read = ", ".join(f"{name} {value:.2f}" for name, value in result.figures.items())
+        parts.append(f'<p class="note">Refined: {escape(read)} (expression: 1 is no change).</p>')
+    parts += ["<h2>Measures</h2>", _measures(measured)]
+    if result.ranked is not None and result.ranked.pushed:
+        parts.append(
+            "<p>By the score nothing should be taken, though the expressions differ: the best mask "
+            "of those that go half of the way was applied.</p>"
+        )
     if result.ranked is not None:
         parts += _ranking(result.ranked, draw)
     facts = {**facts, **{f"time: {k}": f"{v:.1f} s" for k, v in result.seconds.items()}}
@@ -319,6 +332,9 @@ polyline { fill: none; stroke: var(--strong); stroke-width: 1.5; }
 .bar { display: inline-block; height: .7rem; vertical-align: middle; }
 .bar.e { background: var(--strong); } .bar.a { background: #1971c2; }
 .effects td { min-width: 200px; padding: .1rem .7rem; } .effects small { display: inline; }
+.chip { display: inline-block; border: 1px solid var(--line); border-radius: 1rem;
+  padding: .1rem .7rem; margin: .1rem .3rem .1rem 0; }
+.chip.bad { border-color: var(--strong); font-weight: 600; }
 dl { display: flex; flex-wrap: wrap; gap: .4rem 1.6rem; }
 dt { font-size: .8rem; opacity: .7; } dd { margin: 0; overflow-wrap: anywhere; }
 @media (max-width: 600px) {

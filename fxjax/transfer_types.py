@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image as Pillow
 
 from fxjax import align, mix
+from fxjax.faces.verdict import Verdict
 from fxjax.nn.generator import Generator
 from fxjax.types import Photo
 
@@ -39,11 +40,12 @@ class Settings:
     `score_size`: the pixels at which all masks are scored; if the generator's are more, the best
     64 are scored again in full. So they are with `readout`, which scores on the picture of so many
     pixels that a StyleGAN2 has after its first rows, and leaves all later rows to the person.
-    `identity_weight` adds features outside the eyes, brows and mouth to the appearance's loss.
+    `refine` steps then move the best mixture's code, and the person's own, towards the expression
+    (`fxjax.codes.refine`); 0 leaves the mixture, as in the paper.
     `pull` weighs the mean square of whitened codes, which holds them where rows mix well. `parts`
     (of eyes, brows, mouth) are what changes in the photo and counts as its expression; `elsewhere`
     is how much the rest of the face counts in the expression's loss, of 1 for these. `tuning` steps
-    fit the generator's weights to the person before the chosen mix is drawn.
+    fit the generator's weights to the person before anything is mixed.
     """
 
     steps: int = 100
@@ -54,9 +56,9 @@ class Settings:
     weight: float = 1.0
     strength: float = 1.0
     mask: tuple[bool, ...] | None = None
-    score_size: int = 64
+    score_size: int = 32
+    refine: int = 60
     readout: int | None = None
-    identity_weight: float = 0.0
     parts: tuple[str, ...] = ("mouth",)
     elsewhere: float = 0.02
     tuning: int = 60
@@ -82,7 +84,9 @@ class Ranked:
     `expression` is 1 for the person's own face and 0 for the driver's, `appearance` the other way
     round; `score` = expression + weight * appearance. `front` marks those that no other beats in
     both. The first `exact` were scored at full size. If these are not all, `agreement` is the rank
-    correlation (Spearman) of their scores before and in full; otherwise it is not a number.
+    correlation (Spearman) of their scores before and in full; otherwise it is not a number. If
+    `pushed`, taking nothing scored best though the expressions differ, and the first mask is the
+    best of those that go at least half of the way (or the farthest).
     """
 
     masks: Bool[np.ndarray, "count rows"]
@@ -92,6 +96,7 @@ class Ranked:
     front: Bool[np.ndarray, " count"]
     exact: int
     agreement: float = math.nan
+    pushed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,21 +105,30 @@ class Transfer:
 
     `image` is the photo with its new expression, `face` the generator's new picture, `person` and
     `driver` the faces as found, `reconstructions` what the generator makes of the two. `codes`
-    [3, rows, dim] are those of the person, of the driver, and the mixed one. `mask` was applied
-    (1: the row is the driver's); it was chosen from `ranked`, None if it was given or if the
-    photos are `alike`: then nothing changes. `curves` [2, steps] are the inversions' losses,
-    `seconds` the time of each step. `generator` drew the faces: it is tuned to the person.
+    [4, rows, dim] are those of the person, of the driver, their mixture, and that which was drawn:
+    the mixture refined, or the mixture. `mask` was applied (1: the row is the driver's); it was
+    chosen from `ranked`, None if it was given or if the faces are `alike`: then nothing changes,
+    and if that was seen before any search, there are no codes and no reconstructions. `figures`
+    are what `fxjax.codes.refine` says of the code, none if it was not refined. `verdict` is what
+    is wrong with the image and `warnings` what might have been, before; of several codes the first
+    whose image has nothing wrong was drawn, `drawn` says which. `curves` [2, steps] are the
+    inversions' losses, `seconds` the time of each step. `generator` drew the faces: it is tuned to
+    the person.
     """
 
     image: Photo
     face: Pixels
     person: Located
     driver: Located
-    reconstructions: UInt8[np.ndarray, "2 _ _ 3"]
-    codes: Float[np.ndarray, "3 rows dim"]
+    reconstructions: UInt8[np.ndarray, "pictures _ _ 3"]
+    codes: Float[np.ndarray, "codes rows dim"]
     mask: Bool[np.ndarray, " rows"]
     ranked: Ranked | None
     alike: bool
+    figures: dict[str, float]
+    verdict: Verdict
+    warnings: Verdict
+    drawn: str
     curves: Float[np.ndarray, "2 steps"]
     seconds: dict[str, float]
     generator: Generator

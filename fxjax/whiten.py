@@ -52,6 +52,12 @@ class Whitened(nnx.Module):
         self.gather = Average(jnp.asarray((vectors / deviations).T, jnp.float32))
         self.w_mean = Average(jnp.zeros((generator.dim,), jnp.float32))
 
+    def of(self, generator: Generator) -> "Whitened":
+        """The same codes, drawn by another generator, such as a tuned one."""
+        other = nnx.merge(*nnx.split(self))
+        other.generator = generator
+        return other
+
     def w(self, v: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
         """Codes of the generator itself."""
         return _w(self.centre[...], self.spread[...], v)

@@ -19,6 +19,7 @@ from fxjax import checkpoint, losses, snapshot, train_features, train_state, zoo
 from fxjax.nn.stylegan2 import StyleGAN2
 
 RANDOM = np.random.default_rng(0)
+SHIPPED = str(zoo.find("faces"))
 TINY = train_state.Settings(
     resolution=16, width_base=128, width_most=8, dim=8, dtype="float32", batch=8, kimg=1.0
 )
@@ -269,6 +270,7 @@ class TestBundle:
 
     def config(self, model, figures, tmp_path, *more: str) -> pack_model.Config:
         flags = [f"--generator={model}", "--features=random", f"--figures={figures}"]
+        flags += [f"--landmarks={SHIPPED}"]
         flags += [f"--dst={tmp_path / 'zoo' / 'tiny'}", *more]
         return parse(pack_model.Config, flags)[0]
 
@@ -297,7 +299,7 @@ class TestBundle:
         for path in (shelf / "tiny" / "samples").iterdir():
             assert fxjax.images.load_image(path).shape == (16, 16, 3)
         assert packed.w_mean[...].tolist() == generator.w_mean[...].tolist()
-        again = bundle.pack(model, str(shelf / "tiny"), json.loads(figures.read_text()))
+        again = bundle.pack(model, str(shelf / "tiny"), SHIPPED, json.loads(figures.read_text()))
         assert again.info["features_training"] == {"trained": False}
         same = again.parts["features"][1]
         for name, array in checkpoint.flatten(features).items():
@@ -395,7 +397,7 @@ def test_statistics_of_a_model_without_them(model, tmp_path):
     parts = {"generator": (card["architecture"], flat)}
     checkpoint.save_model(tmp_path / "bare", "stylegan2", parts, {})
     figures = {"inversion": {}, "settings": {}}
-    packed = bundle.pack(str(tmp_path / "bare"), "random", figures)
+    packed = bundle.pack(str(tmp_path / "bare"), "random", SHIPPED, figures)
     mean = packed.parts["statistics"][1]["mean"]
     assert np.abs(mean).max() > 0
     np.testing.assert_allclose(packed.parts["generator"][1]["w_mean"], mean, atol=1e-3)

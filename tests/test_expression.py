@@ -189,10 +189,10 @@ def test_pairs(shared, tmp_path):
     found = pairs.pairs(config)
     assert len(found) == len(set(found)) == 60
     assert {(b, a) for a, b in found} == set(found)
-    rows = {row["filename"]: row for row in data.read_table(config.table)}
-    weights = data.read_weights(config.table, list(rows))
+    rows = {row["filename"]: row for row in data.read_table(omi / "omi_train.csv")}
+    weights = data.read_weights(omi / "omi_train.csv", list(rows))
     allowed = {name for name, weight in zip(rows, weights, strict=True) if weight == 0}
-    with np.load(config.landmarks) as arrays:
+    with np.load(omi / "omi_train_landmarks.npz") as arrays:
         trusted = set(arrays["filename"][arrays["check_px"] <= 4].tolist())
     for a, b in found:
         assert {a, b} <= allowed & trusted
@@ -208,3 +208,20 @@ def test_pairs(shared, tmp_path):
         pairs.pairs(dataclasses.replace(config, count=600))
     with pytest.raises(ValueError, match="give an even number"):
         pairs.pairs(dataclasses.replace(config, count=7))
+
+
+def test_pairs_of_photos(shared, tmp_path):
+    folder = shared / "data/portraits"
+    config = pairs.Config(photos=str(folder), dst=str(tmp_path / "pairs.csv"), count=8)
+    found = pairs.pairs(config)
+    assert len(set(found)) == 8
+    assert {(b, a) for a, b in found} == set(found)
+    assert all((tmp_path / name).samefile(folder / (tmp_path / name).name) for name, _ in found)
+    with np.load(folder / "portraits_landmarks.npz") as arrays:
+        points = dict(zip(arrays["filename"].tolist(), arrays["landmarks"], strict=True))
+    both = "mouthSmile_L", "mouthSmile_R"
+    for pair in found:
+        smiles = sorted(_value(points[name.rsplit("/", 1)[1]], *both) for name in pair)
+        assert smiles[0] < 0.4 < smiles[1]
+    with pytest.raises(ValueError, match="give --table and --landmarks, or --photos"):
+        pairs.pairs(pairs.Config())

@@ -68,21 +68,25 @@ def test_weights_stress_a_region(judge: scoring.Judge) -> None:
     assert float(found[0, 0]) < 0.5 < float(found[1, 0])
 
 
-def test_features_are_kept_around_a_region() -> None:
-    """What is weighed 0 counts in the Gram matrices alone, all else in the features too."""
+def test_parts_of_a_loss_count_alike_whatever_their_units() -> None:
+    """Each is 1 times its share for the other picture, if it differs by its floor or more."""
     images, features = pictures(), network()
     style, pixels = losses.Gram(features, ("block1_conv1",)), losses.Pixels()
-    kept = scoring.Judge(pixels, scoring.Kept([style, pixels], (1.0, 0.7)))
     around = jnp.ones((1, 16, 16)).at[:, 8:].set(0.0)
-    goals = scoring.goals(kept, images[:1], images[1:2], None, around)
+    shares, placed = (0.3, 0.7), (False, True)
+    both = scoring.Balanced([style, pixels], shares, (1e-6, 1e-6), placed)
+    goals = scoring.goals(scoring.Judge(pixels, both), images[:1], images[1:2], None, around)
     np.testing.assert_allclose(score(goals, images)[:2, 1], [0, 1], rtol=1e-5, atol=1e-6)
-    below, above = images[0].at[8:].set(images[1, 8:]), images[0].at[:8].set(images[1, :8])
-    three = jnp.stack([images[1], below, above])
-    own = jnp.broadcast_to(images[:1], three.shape)
-    gram = style.distance(style.embed(three), style.embed(own))
-    away = 0.7 * jnp.mean(jnp.square(images[0, :8] - images[1, :8]))
-    wanted = jnp.stack([gram[1], gram[2] + away]) / (gram[0] + away)
-    np.testing.assert_allclose(score(goals, three)[1:, 1], wanted, rtol=1e-4)
+    own = [style.embed(images[:1]), pixels.embed(images[:1], around)]
+    parts = list(zip((style, pixels), own, strict=True))
+    far, third = (
+        np.array([loss.distance(loss.embed(images[k : k + 1]), goal)[0] for loss, goal in parts])
+        for k in (1, 2)
+    )
+    assert float(score(goals, images[2:3])[0, 1]) == pytest.approx(shares @ (third / far), rel=1e-4)
+    high = scoring.Balanced([style, pixels], shares, (1e-6, 1e3), placed)
+    goals = scoring.goals(scoring.Judge(pixels, high), images[:1], images[1:2], None, around)
+    assert float(score(goals, images)[2, 1]) == pytest.approx(third[0] / far[0], rel=0.02)
 
 
 def test_an_image_is_on_its_own(judge: scoring.Judge) -> None:

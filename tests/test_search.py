@@ -38,7 +38,9 @@ def judge_of(identity: float = 0.0) -> scoring.Judge:
     appearance: Any = losses.Gram(features, ("block1_conv1", "block2_conv1"))
     if identity:
         around = losses.Perceptual(features, ("block2_conv2",))
-        appearance = scoring.Kept([appearance, around], (1.0, identity))
+        appearance = scoring.Balanced(
+            [appearance, around], (1.0, identity), (1e-6, 1e-6), (False, True)
+        )
     return scoring.Judge(expression, appearance)
 
 

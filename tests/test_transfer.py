@@ -31,7 +31,9 @@ def models(tmp_path_factory) -> Any:
 @pytest.fixture(scope="module")
 def engine(models) -> Engine:
     return Engine(
-        models / "model", models / "vgg", Settings(steps=30, rate=0.1, tuning=0, weight=0.1)
+        models / "model",
+        models / "vgg",
+        Settings(steps=30, rate=0.1, tuning=0, weight=0.1, refine=4),
     )
 
 
@@ -62,12 +64,13 @@ def test_all_masks_are_ranked_and_the_best_is_applied(engine, result):
     sums = ranked.expression + engine.settings.weight * ranked.appearance
     np.testing.assert_allclose(ranked.score, sums, rtol=1e-5)
     none, everything = ~ranked.masks.any(axis=1), ranked.masks.all(axis=1)
-    assert ranked.expression[none] == pytest.approx(1, abs=1e-5)
+    # within rounding: the sum of two or four float32 parts, normalised in another program
+    assert ranked.expression[none] == pytest.approx(1, abs=3e-5)
     assert ranked.appearance[none] == pytest.approx(0, abs=1e-5)
     assert ranked.expression[everything] == pytest.approx(0, abs=1e-5)
-    assert ranked.appearance[everything] == pytest.approx(1, abs=1e-5)
+    assert ranked.appearance[everything] == pytest.approx(1, abs=3e-5)
     assert ranked.front[0]  # what no other beats in the sum, none beats in both
-    own, other, _ = jnp.asarray(result.codes)
+    own, other, _, _ = jnp.asarray(result.codes)
     wanted = mixed(own, other, result.mask[None])[0]
     np.testing.assert_allclose(result.codes[2], wanted, atol=1e-6)
 
@@ -132,7 +135,7 @@ def test_the_pose_can_be_kept(engine, models, driver):
 
 def test_masks_scored_small_are_scored_again_in_full(engine, models, result):
     small = variant(engine, models, score_size=8)
-    own, other, _ = jnp.asarray(result.codes)
+    own, other, _, _ = jnp.asarray(result.codes)
     ranked = small.rank(own, other, (result.person, result.driver))
     assert ranked is not None
     assert ranked.exact == 64
@@ -145,7 +148,7 @@ def test_masks_scored_small_are_scored_again_in_full(engine, models, result):
 
 def test_a_readout_ranks_early_rows_and_scores_the_best_in_full(engine, models, result):
     early = variant(engine, models, readout=16)
-    own, other, _ = jnp.asarray(result.codes)
+    own, other, _, _ = jnp.asarray(result.codes)
     ranked = early.rank(own, other, (result.person, result.driver))
     assert ranked is not None
     assert ranked.masks.shape == (64, 8)
@@ -169,22 +172,6 @@ def test_a_readout_ranks_early_rows_and_scores_the_best_in_full(engine, models, 
     ):
         with pytest.raises(ValueError, match=message):
             variant(engine, models, **changes)
-
-
-def test_identity_is_kept_more_if_asked(engine, models, result):
-    faces = (result.person, result.driver)
-    own, other, _ = jnp.asarray(result.codes)
-    ranked = variant(engine, models, identity_weight=5.0).rank(own, other, faces)
-    assert ranked is not None
-    none, everything = ~ranked.masks.any(axis=1), ranked.masks.all(axis=1)
-    assert ranked.appearance[none] == pytest.approx(0, abs=1e-5)
-    assert ranked.appearance[everything] == pytest.approx(1, abs=1e-5)
-    order = lambda found: np.lexsort(found.masks.T)
-    first, second = order(ranked), order(result.ranked)
-    np.testing.assert_allclose(
-        ranked.expression[first], result.ranked.expression[second], rtol=1e-4, atol=1e-5
-    )
-    assert np.abs(ranked.appearance[first] - result.ranked.appearance[second]).max() > 0.01
 
 
 def test_a_photo_without_a_face_is_named(engine, tmp_path):
@@ -249,9 +236,9 @@ def test_the_judges_know_the_copy_from_the_driver(engine, models, result):
     judges = assess.Judges(engine.detector)
     short = variant(engine, models, steps=10)
     rows = {row.name: row for row in assess.table(short, judges, result, joint=True)}
-    best = result.ranked
-    assert rows["result"].expression_loss == pytest.approx(best.expression[0], rel=1e-4)
-    assert rows["result"].appearance_loss == pytest.approx(best.appearance[0], rel=1e-4)
+    best, drawn = result.ranked, rows.get("mixture, not refined", rows["result"])
+    assert drawn.expression_loss == pytest.approx(best.expression[0], rel=1e-4, abs=1e-6)
+    assert drawn.appearance_loss == pytest.approx(best.appearance[0], rel=1e-4)
     free = rows["joint optimisation"]
     assert (free.photo != ASTRONAUT).any()
     assert free.expression_loss + free.appearance_loss < 1  # which is the person's

@@ -39,7 +39,7 @@ def home(tmp_path_factory) -> Any:
 
 def models(home) -> dict[str, Any]:
     """Flags of transfers with a tiny model."""
-    return {"tuning": 3, **searched(home)}
+    return {"tuning": 3, "refine": 3, **searched(home)}
 
 
 def searched(home) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def test_one_pair(home, tmp_path, capsys):
     assert scores == sorted(scores)
     assert {row["pareto"] for row in ranking} == {"0", "1"}
     with np.load(out / "codes.npz", allow_pickle=False) as arrays:
-        assert arrays["ws"].shape == (3, 8, 16)
+        assert arrays["ws"].shape == (4, 8, 16)
         assert "".join(str(int(bit)) for bit in arrays["mask"]) == ranking[0]["mask"]
     page = (out / "report.html").read_text()
     assert "://" not in page
@@ -114,9 +114,9 @@ def test_a_readout_reports_its_rank_correlation(home, tmp_path, capsys):
         ({"rows": "0,7-3"}, "--rows=0,7-3: 7-3 runs backwards; want 3-7"),
         ({"strength": 2.0}, "--strength=2.0: want 0"),
         ({"tuning": -1}, "--tuning=-1: want 0 (none) or more steps"),
+        ({"refine": -1}, "--refine=-1: want 0 (none) or more steps"),
         ({"readout": 24}, "24"),
         ({"readout": 64}, "a 32 px generator, not of 64 px"),
-        ({"identity_weight": -1.0}, "--identity_weight=-1.0: want 0"),
         ({"parts": ("nose",)}, "parts of a face: nose; want some of eyes, brows, mouth"),
         ({"face": "7"}, "7"),
         ({"model": "nothing"}, "no model 'nothing'"),
@@ -225,7 +225,7 @@ def test_pairs_of_replaced_photos_and_codes_are_done_again(home, tmp_path):
     shutil.copytree(home / "drivers", tmp_path / "drivers")
     out, drivers = tmp_path / "out", tmp_path / "drivers"
     options = {"appearance": str(home / "people" / "ann.png"), "expression": str(drivers)}
-    config = batch_config(home, out, **options | {"tuning": 0, "steps": 3})
+    config = batch_config(home, out, **options | {"tuning": 0, "refine": 0, "steps": 3})
 
     def statuses(*, restart: bool) -> dict[str, str]:
         with pytest.raises(SystemExit, match="1 of 2 pairs failed"):
@@ -349,7 +349,7 @@ def test_frames_drive_a_photo(home, tmp_path):
     transfer_video.main(video_config(home, out, frames))  # what is done is not done again
     assert {path: path.stat().st_mtime_ns for path in (out / "codes").iterdir()} == before
     with pytest.raises(ValueError, match="other settings"):
-        transfer_video.main(video_config(home, out, frames, weight=2.0))
+        transfer_video.main(video_config(home, out, frames, strength=0.5))
 
 
 def test_a_video_that_cannot_be_read_is_refused(home, tmp_path):

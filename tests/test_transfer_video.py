@@ -1,28 +1,24 @@
-"""The video command: what a run is made of, which frames choose the mask, and what is left out."""
+"""The video command: what a run is made of, what frames do, and what is left out."""
 
 import json
 import shutil
 from typing import Any
 
 import cv2
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from expressions import ASTRONAUT, closed
 from facemodels import save_models
 
 from experiments import frames, transfer_video
-from fxjax import search
-from fxjax.engine import Engine
+from fxjax import expression
 from fxjax.files import absolute
 from fxjax.images import load_image, save_image
-from fxjax.mix import masks_of
 
 FACE = ASTRONAUT[:256, 96:352]
 WALL = np.full((256, 256, 3), 90, np.uint8)
 SHUT = closed()[:256, 96:352]
 SEEN = [np.ascontiguousarray(photo) for photo in (SHUT[:, ::-1], SHUT // 2, SHUT // 4 * 3)]
-MASK = "01100000"
 
 
 @pytest.fixture
@@ -38,8 +34,8 @@ def home(tmp_path) -> Any:
 def run(home, **changes: Any) -> None:
     options: dict[str, Any] = {
         "appearance": str(home / "ann.png"), "driver": str(home / "seen"), "out": str(home / "out"),
-        "model": str(home / "model"), "features": str(home / "vgg"), "steps": 5, "frame_steps": 2,
-        "tuning": 0, **changes,
+        "model": str(home / "model"), "features": str(home / "vgg"), "steps": 5, "tuning": 0,
+        "refine": 3, "frame_steps": 2, **changes,
     }  # fmt: skip
     transfer_video.main(transfer_video.Config(**options))
 
@@ -57,28 +53,28 @@ def drawn(home) -> list[str]:
 
 def test_a_run_does_not_go_on_with_other_files(home):
     shutil.copytree(home / "seen", home / "all")
-    run(home, mask=MASK)
+    run(home)
     save_image(home / "out" / "frames" / "000003.png", WALL)
-    run(home, mask=MASK)
+    run(home)
     assert drawn(home) == ["000000.png", "000001.png", "000002.png"]
 
     (home / "seen" / "0.png").unlink()
     with pytest.raises(ValueError, match=r"other settings or files \(the frames' bytes\); give"):
-        run(home, mask=MASK)
+        run(home)
     shutil.copy(home / "all" / "0.png", home / "seen" / "0.png")
     save_image(home / "ann.png", SEEN[1])
     with pytest.raises(ValueError, match=r"other settings or files \(the photo's bytes\); give"):
-        run(home, mask=MASK)
+        run(home)
     save_image(home / "ann.png", FACE)
     card = home / "vgg" / "model.json"
     sha = json.loads(card.read_text())["parts"]["features"]["sha256"]
     state = home / "out" / "state.json"
     state.write_text(state.read_text().replace(sha, "0" * 64))
     with pytest.raises(ValueError, match=r"other settings or files \(features_sha256\); give"):
-        run(home, mask=MASK)
+        run(home)
 
     (home / "seen" / "0.png").unlink()
-    run(home, mask=MASK, restart=True)
+    run(home, restart=True)
     assert drawn(home) == ["000000.png", "000001.png"]
 
 
@@ -93,43 +89,60 @@ def test_foreign_folders_are_left_alone(home):
     assert frames.Source(str(home / "seen"), absolute(home / "seen" / "out"), 9).count == 3
 
 
-def test_frames_with_a_face_choose_the_mask(home, monkeypatch, capsys):
-    asked, scores = [], Engine.scores
-
-    def counted(engine, person, driver, faces):
-        asked.append(faces[1].photo)
-        return scores(engine, person, driver, faces)
-
-    monkeypatch.setattr(Engine, "scores", counted)
+def test_frames_with_a_face_drive(home, capsys):
+    """Before the first face the photo stays; a frame without one repeats the one before."""
     video = motion_jpeg(home / "talk.mjpeg", [WALL, WALL, *SEEN, WALL, WALL])
-    run(home, driver=video, looks=2, most=6)
-    assert "--most=6 leaves out 1 of 7 frames" in capsys.readouterr().out
+    run(home, driver=video, most=6)
+    said = capsys.readouterr().out
+    assert "--most=6 leaves out 1 of 7 frames" in said
+    assert "6 frames, 3 without a face to follow" in said
     assert len(drawn(home)) == 6
-    assert len(asked) == 2
-    for photo, seen in zip(asked, SEEN[::2], strict=True):  # nearest the middle of each half
-        assert np.abs(photo.astype(int) - seen).mean() < 5
-    assert (load_image(home / "out" / "frames" / "000000.png") != FACE).any()
+    photos = [load_image(home / "out" / "frames" / f"{number:06d}.png") for number in range(6)]
+    np.testing.assert_array_equal(photos[0], FACE)
+    np.testing.assert_array_equal(photos[1], FACE)
+    assert (photos[2] != FACE).any()
+    np.testing.assert_array_equal(photos[5], photos[4])
+    codes = sorted(path.name for path in (home / "out" / "codes").iterdir())
+    assert codes == ["000002.npz", "000003.npz", "000004.npz", "person.npz"]
+
+
+def test_a_killed_run_goes_on_with_the_same_pictures(home, monkeypatch):
+    run(home)
+    wanted = [load_image(home / "out" / "frames" / name) for name in drawn(home)]
+    save, saved = transfer_video.save_image, []
+
+    def killed(path, photo, *, note=None):
+        saved.append(path)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+        save(path, photo, note=note)
+
+    monkeypatch.setattr(transfer_video, "save_image", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(home, out=str(home / "again"))
+    run(home, out=str(home / "again"))
+    found = [load_image(path) for path in sorted((home / "again" / "frames").iterdir())]
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_trembling_landmarks_are_steadied(smiling):
+    """What every frame adds of its own falls, a head's move stays."""
+    rng = np.random.default_rng(0)
+    moves = [smiling + np.array([3.0 * number, 0]) for number in range(8)]
+    faces = {number: face + rng.normal(0, 0.5, (68, 2)) for number, face in enumerate(moves)}
+    found = frames.steadied(faces)
+    away = lambda some: np.mean([np.abs(some[k] - moves[k])[48:].mean() for k in range(1, 7)])
+    assert away(found) < 0.75 * away(faces)
+    lone = frames.steadied({3: smiling})
+    np.testing.assert_allclose(lone[3], smiling)
+    turned = expression.pose(found[4]) - expression.pose(moves[4])
+    assert np.abs(turned).max() < 3
 
 
 def test_no_face_in_any_frame_is_an_error(home):
     video = motion_jpeg(home / "wall.mjpeg", [WALL, WALL])
     with pytest.raises(ValueError, match=r"no face was found in any frame of .*wall\.mjpeg"):
-        run(home, driver=video, mask=MASK)
-    with pytest.raises(ValueError, match="--looks=0: want 1 or more"):
-        run(home, looks=0)
-
-
-def test_the_mask_is_the_best_in_full(home):
-    run(home, readout=16, weight=1.0)
-    engine = Engine(str(home / "model"), str(home / "vgg"))
-    (person,) = engine.locate(FACE)
-    codes = {
-        path.stem: jnp.asarray(np.load(path)["ws"]) for path in (home / "out" / "codes").iterdir()
-    }
-    masks, full = masks_of(tuple((row,) for row in range(6)), 8, list(range(64))), []
-    for number, photo in enumerate(SEEN):
-        pair = codes["person"], codes[f"{number:06d}"]
-        full.append(search.rescore(engine.case(*pair, (person, engine.locate(photo)[0])), masks))
-    best = masks[search.order(np.mean(full, axis=0), 1.0)[0]]
-    found = json.loads((home / "out" / "mask.json").read_text())
-    assert found == "".join(str(int(bit)) for bit in best)
+        run(home, driver=video)
+    with pytest.raises(ValueError, match="--frame_steps=0: want 1 or more"):
+        run(home, frame_steps=0)

@@ -30,11 +30,13 @@ def put_back(
     *,
     parts: Sequence[str] = ("mouth",),
     amount: float = 1.0,
+    nudge: Float[np.ndarray, "68 2"] | None = None,
 ) -> Photo:
     """The photo with the expression changed from the drawing `before` to `after`, in [-1, 1].
 
     `marks` are their landmarks, in their pixels; `parts` (of `align.PARTS`) are what moves. With a
-    `driver` the expression goes by `amount` of the way to the driver's; see `fxjax.faces.goal`.
+    `driver` the expression goes by `amount` of the way to the driver's; see `fxjax.faces.goal`. A
+    `nudge` is added to where landmarks go, in sides of the aligned face.
     Outside of the face the photo stays as it is, bit for bit, and so it does where nothing moves.
     """
     align.check_parts(parts)
@@ -48,6 +50,8 @@ def put_back(
     found = goal(own, marks, theirs, parts=parts, amount=amount)
     if not found.share:
         return person.photo.copy()
+    if nudge is not None:
+        found = found._replace(new=found.new + nudge * size)
     layers = _layers(person, driver, theirs, before, after, marks, found, size, parts)
     return _applied(person, layers, matrix)
 

@@ -62,6 +62,31 @@ def drawn(marks: Float[np.ndarray, "2 68 2"], parts: Sequence[str]) -> Landmarks
     return move
 
 
+class Wish(NamedTuple):
+    """What a driver's photo asks of a person's coefficients, by `expression.names()`."""
+
+    share: float
+    """0: the two expressions are alike, nothing to do; to 1."""
+    way: Float[np.ndarray, " coefficients"]
+    """What the driver's are more than the person's, without the two people's build."""
+    counts: Float[np.ndarray, " coefficients"]
+    """1 for what belongs to the parts that change."""
+
+
+def wish(own: Landmarks, theirs: Landmarks, parts: Sequence[str]) -> Wish:
+    """The difference of expression between two faces, of any place and size, in some parts."""
+    way, counted = expression.read(theirs) - expression.read(own), counts(parts)
+    apart = np.sqrt(np.sum(expression.shipped().reliability * counted * way**2))
+    share = float(align.smooth(np.array([(apart - FROM) / (TO - FROM)]))[0])
+    build = BUILD * (1 - counts(("mouth",)))
+    return Wish(share, np.sign(way) * np.maximum(np.abs(way) - build, 0), counted)
+
+
+def counts(parts: Sequence[str]) -> Float[np.ndarray, " coefficients"]:
+    """1 for the coefficients of these parts, 0 for the others."""
+    return np.array([float(_in(name, parts)) for name in expression.names()])
+
+
 def goal(
     own: Landmarks,
     marks: Float[np.ndarray, "2 68 2"],
@@ -80,21 +105,16 @@ def goal(
     move = drawn(marks, parts)
     if theirs is None:
         return Goal(own, own + amount * move, 1.0)
-    names = expression.names()
-    counts = np.array([_in(name, parts) for name in names])
-    start, reliability = expression.read(own), expression.shipped().reliability
-    way = expression.read(theirs) - start
-    apart = np.sqrt(np.sum(reliability * counts * way**2))
-    share = float(align.smooth(np.array([(apart - FROM) / (TO - FROM)]))[0])
+    share, way, counted = wish(own, theirs, parts)
     if not share or not amount:
         return Goal(own, own, 0.0)
-    build = np.array([0.0 if _in(name, ("mouth",)) else BUILD for name in names])
-    way = np.sign(way) * np.maximum(np.abs(way) - build, 0)
-    target, weight = start + AMOUNT * amount * way, reliability * np.where(counts, 1, REST)
+    reliability = expression.shipped().reliability
+    target = expression.read(own) + AMOUNT * amount * way
+    weight = reliability * np.where(counted, 1, REST)
     move[17:27] = move[36:48] = 0
     move = move * _strength(own, move, target, weight)
     faces = model.shipped()
-    free = np.flatnonzero(counts & (reliability > LEAST))
+    free = np.flatnonzero((counted > 0) & (reliability > LEAST))
     added = faces.move(own, faces.missing(own, move, target, weight, free=free))
     new = own + share * (move + only(added, parts))
     if "mouth" in parts and gap(theirs) < SHUT:

@@ -20,6 +20,7 @@ EDGE = 0.004  # of the side
 LIGHT = 0.5  # how much the driver's mouth gets of the drawing's brightness
 PALE = 0.6  # how much colour the driver's mouth keeps
 TONED = 0.02  # of the range: colours that are so close to a curve are a tone
+BRIGHTER = 1.15  # than skin
 LOOK, SHOWN = 256, 0.15  # pixels at which a mouth is looked at; share of it that is not lips
 LIP_LINE = 0.35  # how much darker it is between lips that close
 
@@ -77,6 +78,7 @@ def inside(
     if images.is_gray(driver.photo):
         soft = cv2.GaussianBlur(drawn, (0, 0), 0.02 * size)
         photo = photo + soft - (soft @ LUMA)[..., None]
+    photo = _dimmed(photo, crop, alpha, skin)
     return _toned(Inside(photo.astype(np.float32), alpha), crop)
 
 
@@ -112,6 +114,21 @@ def line(own: Landmarks, new: Landmarks, size: int) -> Float[np.ndarray, "size s
     thick = 0.012 * float(np.linalg.norm(new[36:42].mean(0) - new[42:48].mean(0)))
     ends = align.smooth(1 - beside / (4 * thick))
     return 1 - LIP_LINE * np.exp(-((below / thick) ** 2)) * ends
+
+
+def _dimmed(
+    photo: Float[np.ndarray, "size size 3"],
+    crop: Float[np.ndarray, "size size 3"],
+    alpha: Float[np.ndarray, "size size"],
+    skin: Float[np.ndarray, "size size"],
+) -> Float[np.ndarray, "size size 3"]:
+    """As dark as makes the brightest teeth hardly brighter than the brightest skin around them."""
+    bright = lambda picture, where: (picture[where] @ LUMA + 1) / 2
+    inside, around = alpha > 0.5, skin > 0.5
+    if not inside.any() or not around.any():
+        return photo
+    high, top = np.percentile(bright(crop, around), 95), np.percentile(bright(photo, inside), 90)
+    return (photo + 1) * np.float32(min(1.0, BRIGHTER * high / max(top, 1e-3))) - 1
 
 
 def _paler(photo: Float[np.ndarray, "size size 3"]) -> Float[np.ndarray, "size size 3"]:

@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 
 from fxjax import checkpoint
 from fxjax.nn.fader import Classifier, Fader
+from fxjax.nn.landmarks import Landmarks
 from fxjax.nn.liu_jin import LiuJin
 from fxjax.nn.lpips import Heads
 from fxjax.nn.statistics import Statistics
@@ -27,6 +28,9 @@ CLASSES: dict[tuple[str, str], Callable[..., nnx.Module]] = {
     ("stylegan2", "statistics"): Statistics,
     ("stylegan1", "features"): VGG16,  # the feature network that was shipped with a generator
     ("stylegan2", "features"): VGG16,
+    ("stylegan1", "landmarks"): Landmarks,
+    ("stylegan2", "landmarks"): Landmarks,
+    ("landmarks", "landmarks"): Landmarks,
     ("vgg16", "features"): VGG16,
     ("lpips", "heads"): Heads,
     ("fader", "autoencoder"): Fader,
@@ -59,9 +63,9 @@ def find(name_or_directory: epath.PathLike) -> epath.Path:
     return _shelf() / text
 
 
-def features_of(model: epath.PathLike) -> epath.PathLike:
-    """Where the features are that go with a generator: its own folder, or else the shipped ones."""
-    return model if "features" in checkpoint.read_card(find(model))["parts"] else DEFAULT
+def holder(model: epath.PathLike, part: str) -> epath.PathLike:
+    """Where features or landmarks are that go with a model: its own, or else the shipped ones."""
+    return model if part in checkpoint.read_card(find(model))["parts"] else DEFAULT
 
 
 def load(
@@ -74,8 +78,9 @@ def load(
 ) -> Any:
     """A model of the zoo by name, or of any model folder (local or gs://).
 
-    `part` is "generator", "discriminator", "features", "heads" (of LPIPS), "autoencoder" or
-    "classifier"; by default the generator, or else the features, or else the first there is.
+    `part` is "generator", "discriminator", "features", "landmarks", "heads" (of LPIPS),
+    "autoencoder" or "classifier"; by default the generator, or else the features, or else the
+    first there is.
     `dtype` is what it computes in, `param_dtype` what its weights are kept in. Raises
     FileNotFoundError if there is no such model, ValueError if it is damaged or unknown.
     """

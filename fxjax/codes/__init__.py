@@ -1,0 +1,1 @@
+"""A face in W+: codes that are moved towards an expression."""

@@ -1,0 +1,175 @@
+"""What may go wrong with a pair before anything is done, and what is wrong with a result.
+
+All from landmarks and pixels, in words. A measure that calls a broken picture good is worth
+nothing, so each is set by pictures that were looked at; see docs/transfer.md.
+"""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from fxjax import align, expression
+from fxjax.align import Landmarks
+from fxjax.faces.goal import counts, gap, opening
+
+WHOLE = "looks whole"
+SIDE = 256  # pixels of the crops that are looked at
+MOST_TURN, FAR_TURN = 15.0, 35.0  # degrees
+SMALL = 40  # pixels between the eyes' outer corners and the chin, about: a face's width
+ASTRAY = 0.08  # of the eyes' distance
+CHROMA = 10.8  # of CIELAB
+SOFT = 0.6  # of the gradients' energy
+ASKEW = 7.0  # degrees
+REACHED = 0.2
+GLARING, FLESH = 40.0, 16.0  # of CIELAB, beside skin; in unchanged photos up to 37 and 15
+
+Crop = UInt8[np.ndarray, "256 256 3"]
+
+
+class Verdict(NamedTuple):
+    """Words for people, none if all looks well, and what they were said by."""
+
+    words: tuple[str, ...]
+    figures: dict[str, float]
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.words
+
+    @property
+    def text(self) -> str:
+        """One line."""
+        return "; ".join(self.words) or WHOLE
+
+
+def preflight(own: Landmarks, theirs: Landmarks, width: float, theirs_width: float) -> Verdict:
+    """What may go wrong; widths are those of the faces in their photos' pixels."""
+    one, other = expression.pose(own), expression.pose(theirs)
+    apart = float(np.abs(one - other)[:2].max())
+    figures = {"turned": float(abs(one[0])), "driver_turned": float(abs(other[0])), "apart": apart}
+    words = []
+    for who, yaw, size in (("the face", one[0], width), ("the driver", other[0], theirs_width)):
+        if abs(yaw) > FAR_TURN:
+            words.append(f"{who} is turned by {abs(yaw):.0f} degrees: landmarks are guesses there")
+        if size < SMALL:
+            words.append(f"{who} is {size:.0f} pixels wide: small")
+    if apart > MOST_TURN:
+        words.append(f"the heads are turned apart by {apart:.0f} degrees: teeth may not fit")
+    return Verdict(tuple(words), figures)
+
+
+def width(points: Landmarks) -> float:
+    """Of a face, from ear to ear, in the points' units."""
+    return float(np.linalg.norm(points[16] - points[0]))
+
+
+def judge(
+    before: Crop,
+    after: Crop,
+    own: Landmarks,
+    seen: Landmarks | None,
+    second: Landmarks,
+    theirs: Landmarks,
+    parts: tuple[str, ...],
+) -> Verdict:
+    """What is wrong with a changed face.
+
+    `own` and `seen` are dlib's landmarks in the two crops, `second` another landmarker's in the
+    changed one, `theirs` the driver's, of any place and size.
+    """
+    if seen is None:
+        return Verdict(("no face is found any more",), {})
+    eyes = float(np.linalg.norm(own[36:42].mean(0) - own[42:48].mean(0)))
+    figures = {
+        "astray": float(np.linalg.norm(seen[48:] - second[48:], axis=1).mean()) / eyes,
+        "chroma": _chroma(before, after, own, seen),
+        "sharpness": _sharpness(before, after, own, seen),
+        "askew": abs(_slant(seen) - _slant(own)),
+        "reached": _reached(seen, own, theirs, parts),
+        **_teeth(after, seen, own),
+    }
+    words = []
+    if figures["astray"] > ASTRAY:
+        words.append("mouth displaced")
+    if figures["chroma"] > CHROMA:
+        words.append("skin discoloured")
+    if figures["sharpness"] < SOFT:
+        words.append("blurred")
+    if figures["askew"] > ASKEW:
+        words.append("mouth askew")
+    if figures["glaring"] > GLARING:
+        words.append("teeth do not fit")
+    if figures["red"] > FLESH:
+        words.append("mouth torn")
+    if figures["reached"] < REACHED:
+        words.append("expression hardly reached")
+    return Verdict(tuple(words), figures)
+
+
+def _lab(crop: Crop) -> Float[np.ndarray, "256 256 3"]:
+    return cv2.cvtColor(crop.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+
+
+def _skin(own: Landmarks, seen: Landmarks, margin: float = 0.05) -> Float[np.ndarray, "256 256"]:
+    """The lower face without lips, and without so much around them."""
+    faces = [align.region_masks(points, SIDE, feather=0.02, margin=0.0) for points in (own, seen)]
+    tight = align.union([align.region_masks(points, SIDE, margin=margin) for points in (own, seen)])
+    lower = np.arange(SIDE)[:, None] > own[30, 1]
+    return np.minimum(faces[0].face, faces[1].face) * (1 - tight) * lower
+
+
+def _chroma(before: Crop, after: Crop, own: Landmarks, seen: Landmarks) -> float:
+    """The largest change of colour of the lower face's skin, over 3 % of the side."""
+    change = (_lab(after) - _lab(before))[..., 1:]
+    skin = _skin(own, seen, 0.08)[..., None]
+    blur = lambda a: cv2.GaussianBlur(a.astype(np.float32), (0, 0), 0.015 * SIDE)
+    weight = blur(skin[..., 0])[..., None]
+    mean = blur(change * skin) / np.maximum(weight, 0.05)
+    return float(np.percentile(np.linalg.norm(mean, axis=2)[weight[..., 0] > 0.3], 99))
+
+
+def _sharpness(before: Crop, after: Crop, own: Landmarks, seen: Landmarks) -> float:
+    """Energy of fine gradients in the mouth's surroundings, after over before."""
+    skin = _skin(own, seen)
+
+    def energy(crop: Crop) -> float:
+        bright = _lab(crop)[..., 0]
+        fine = bright - cv2.GaussianBlur(bright, (0, 0), 2.0)
+        return float(np.average(np.abs(fine), weights=skin + 1e-6))
+
+    return energy(after) / max(energy(before), 1e-3)
+
+
+def _slant(points: Landmarks) -> float:
+    """Degrees between the mouth's line and the eyes'."""
+    mouth, eyes = points[54] - points[48], points[42:48].mean(0) - points[36:42].mean(0)
+    return float(np.degrees(np.arctan2(*mouth[::-1]) - np.arctan2(*eyes[::-1])))
+
+
+def _reached(seen: Landmarks, own: Landmarks, theirs: Landmarks, parts: tuple[str, ...]) -> float:
+    """1 less the distance of the parts' coefficients to the driver's over the person's."""
+    weight = np.sqrt(counts(parts) * expression.shipped().reliability)
+    first, last, wanted = (expression.read(points) * weight for points in (own, seen, theirs))
+    return 1 - float(np.linalg.norm(last - wanted) / max(np.linalg.norm(first - wanted), 0.2))
+
+
+def _teeth(after: Crop, seen: Landmarks, own: Landmarks) -> dict[str, float]:
+    """How much brighter and redder than skin is what shows in an open mouth; 0 where none is."""
+    if gap(seen) < 0.05 or opening(seen) < 0.02:
+        return {"glaring": 0.0, "red": 0.0}
+    inside = np.zeros((SIDE, SIDE), np.uint8)
+    cv2.fillPoly(inside, [np.rint(seen[60:68]).astype(np.int32)], (1,))
+    lab, skin = _lab(after), _skin(own, seen) > 0.5
+    if not inside.any() or not skin.any():
+        return {"glaring": 0.0, "red": 0.0}
+    bright = lab[inside > 0]
+    teeth = bright[bright[:, 0] >= np.percentile(bright[:, 0], 60)].mean(0)
+    around = lab[skin]
+    high = np.percentile(around[:, 0], 75)
+    return {
+        "glaring": float(teeth[0] - high),
+        "red": float(teeth[1] - np.median(around[:, 1])),
+    }

@@ -1,0 +1,94 @@
+"""A small network that finds the 68 landmarks of an aligned face, so that losses can use them.
+
+Heat maps at a quarter of the picture's size whose mean place is a landmark's (integral regression,
+arXiv:1711.08229); coarse features are enlarged and joined to finer ones (arXiv:1505.04597).
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from fxjax.nn import ops
+from fxjax.nn.layers import Conv
+from fxjax.types import Features, Images
+
+POINTS = 68
+
+
+class Landmarks(nnx.Module):
+    """Finds landmarks in pictures of any size, which it looks at in `size` pixels.
+
+    `widths` are the channels at a quarter, an eighth and a sixteenth of that.
+    """
+
+    def __init__(
+        self,
+        size: int = 128,
+        widths: Sequence[int] = (48, 96, 128),
+        *,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.size, self.dtype = size, dtype
+        conv = lambda channels, out, side=3: Conv(
+            channels, out, side, param_dtype=param_dtype, rngs=rngs
+        )
+        fine, middle, coarse = widths
+        self.patches = conv(3 * 4**2, fine, 1)
+        self.fine = conv(fine, fine)
+        self.down = nnx.List([conv(fine, middle, 4), conv(middle, coarse, 4)])
+        self.deep = nnx.List([conv(coarse, coarse) for _ in range(4)])
+        self.join = conv(coarse + middle, middle, 1)
+        self.up = conv(middle, middle)
+        self.maps = conv(middle + fine, POINTS, 1)
+
+    def __call__(self, images: Images) -> Float[Array, "batch 68 2"]:
+        """Landmarks (x, y) in the pictures' own pixels, whose centres are at whole numbers."""
+        batch, side = images.shape[:2]
+        if side != self.size:
+            shape = (batch, self.size, self.size, 3)
+            images = jax.image.resize(images, shape, "linear", antialias=True)
+        x = jax.nn.silu(self.patches(_patches(images.astype(self.dtype))))
+        fine = x + jax.nn.silu(self.fine(x))
+        middle = _halved(self.down[0], fine)
+        x = _halved(self.down[1], middle)
+        for first, second in zip(self.deep[::2], self.deep[1::2], strict=True):
+            x = x + second(jax.nn.silu(first(x)))
+        x = jax.nn.silu(self.join(jnp.concatenate([_doubled(x), middle], axis=-1)))
+        x = x + jax.nn.silu(self.up(x))
+        maps = self.maps(jnp.concatenate([_doubled(x), fine], axis=-1))
+        return _middle(maps.astype(jnp.float32)) * side - 0.5
+
+
+def _patches(images: Images) -> Features:
+    """Squares of 4 x 4 pixels as channels."""
+    batch, height, width, channels = images.shape
+    split = images.reshape(batch, height // 4, 4, width // 4, 4, channels)
+    split = split.transpose(0, 1, 3, 2, 4, 5)
+    return split.reshape(batch, height // 4, width // 4, 16 * channels)
+
+
+def _halved(conv: Conv, x: Features) -> Features:
+    """A 4x4 kernel, each output in the middle of its pixels."""
+    kernel = conv.kernel[...].astype(x.dtype)
+    return jax.nn.silu(conv.add_bias(ops.conv(x, kernel, padding=((1, 1), (1, 1)), stride=2)))
+
+
+def _doubled(x: Features) -> Features:
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+
+
+def _middle(maps: Float[Array, "batch side side points"]) -> Float[Array, "batch points 2"]:
+    """The mean place (x, y) under each map's softmax, 0 to 1 in the picture."""
+    batch, side, _, points = maps.shape
+    share = jax.nn.softmax(maps.reshape(batch, side * side, points), axis=1)
+    share = share.reshape(batch, side, side, points)
+    spots = (jnp.arange(side, dtype=jnp.float32) + 0.5) / side
+    x = jnp.einsum("byxp,x->bp", share, spots)
+    y = jnp.einsum("byxp,y->bp", share, spots)
+    return jnp.stack([x, y], axis=-1)
