@@ -82,7 +82,7 @@ def test_strength_goes_from_the_own_label_to_the_other(engine, person):
 def test_result_is_moved_as_the_drawings_are(engine, person):
     own, label = engine.own_label(person), engine.label("anger")
     before, new = engine.draw(person, [own, label])
-    marks = np.stack([person.in_crop()] * 2)  # no face is found in them
+    marks = np.stack([engine.marks(before), engine.marks(new)])
     wanted = back.put_back(person, None, before, new, marks)
     np.testing.assert_array_equal(engine.change(person, ["anger"])[0], wanted)
     auto = engine.model
