@@ -20,6 +20,7 @@ from fxjax import files
 # of the picture, 93 % are closer to themselves; of pairs of different people seven in a thousand.
 LEAST = 0.25
 
+TURN = 5.0  # degrees of yaw or pitch whose square counts 1 in losses
 ANCHORS = np.array([*range(27, 36), 36, 39, 42, 45])  # nose and eye corners: they hardly move
 INPUTS = np.array([*range(5, 12), *range(17, 68)])  # the jaw's sides show its outline, not a place
 # The points of a mirrored face, in the order of the usual 68.

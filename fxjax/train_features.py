@@ -130,10 +130,15 @@ def fresh(settings: Settings, ratings: int) -> TrainState:
 
 
 def optimizer(settings: Settings) -> optax.GradientTransformation:
+    """See `warmed`."""
+    return warmed(settings.rate, settings.kviews, settings.batch)
+
+
+def warmed(rate: float, kviews: float, batch: int) -> optax.GradientTransformation:
     """Adam, warmed up over the first twentieth, then falling to 0 with a cosine."""
-    steps = max(2, round(settings.kviews * 1000 / settings.batch))
-    rate = optax.warmup_cosine_decay_schedule(0.0, settings.rate, max(1, steps // 20), steps)
-    return optax.adam(rate, b2=0.99)
+    steps = max(2, round(kviews * 1000 / batch))
+    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, max(1, steps // 20), steps)
+    return optax.adam(schedule, b2=0.99)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)

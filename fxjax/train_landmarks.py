@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, PyTree, UInt8
 
 from fxjax import augment, images
 from fxjax.nn.landmarks import Landmarks
-from fxjax.train_features import draw_color, draw_geometry, moved, softened
+from fxjax.train_features import draw_color, draw_geometry, moved, softened, warmed
 from fxjax.types import Images
 
 NOISE = 0.06  # deviation of a view's noise, at most
@@ -71,10 +71,9 @@ def fresh(settings: Settings) -> TrainState:
 
 
 def optimizer(settings: Settings) -> optax.GradientTransformation:
-    """Adam, warmed up over the first twentieth, then falling to 0 with a cosine."""
-    steps = max(2, round(settings.kviews * 1000 / settings.batch))
-    rate = optax.warmup_cosine_decay_schedule(0.0, settings.rate, max(1, steps // 20), steps)
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate, b2=0.99))
+    """`train_features.warmed`, its slopes clipped."""
+    adam = warmed(settings.rate, settings.kviews, settings.batch)
+    return optax.chain(optax.clip_by_global_norm(1.0), adam)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)

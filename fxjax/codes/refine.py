@@ -22,7 +22,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from fxjax import invert
-from fxjax.expression import ANCHORS
+from fxjax.expression import ANCHORS, TURN
 from fxjax.losses import Embedding, Loss
 from fxjax.types import Codes, Images
 
@@ -153,7 +153,7 @@ def advance(
         n = len(aim.counts)
         e = mean(jnp.sum(aim.counts * (read[:, :n] - aim.coefficients) ** 2, axis=1)) / size
         a = loss.distance(loss.embed(pictures), goal)
-        p = mean(jnp.sum(((read[:, n:] - aim.outputs[n:]) / 5) ** 2, axis=1))
+        p = mean(jnp.sum(((read[:, n:] - aim.outputs[n:]) / TURN) ** 2, axis=1))
         m = mean(jnp.sum((anchored(marks) - aim.marks) ** 2, axis=(1, 2))) * aim.lead
         prior = jnp.sum(jnp.mean((offsets * free) ** 2, axis=2), axis=1) / jnp.sum(free)
         lead = jnp.where(step < settings.steps // 2, settings.lead, 0.0)

@@ -76,10 +76,15 @@ class Wish(NamedTuple):
 def wish(own: Landmarks, theirs: Landmarks, parts: Sequence[str]) -> Wish:
     """The difference of expression between two faces, of any place and size, in some parts."""
     way, counted = expression.read(theirs) - expression.read(own), counts(parts)
-    apart = np.sqrt(np.sum(expression.shipped().reliability * counted * way**2))
-    share = float(align.smooth(np.array([(apart - FROM) / (TO - FROM)]))[0])
+    share = align.smooth(np.array([(apart(own, theirs, parts) - FROM) / (TO - FROM)]))
     build = BUILD * (1 - counts(("mouth",)))
-    return Wish(share, np.sign(way) * np.maximum(np.abs(way) - build, 0), counted)
+    return Wish(float(share[0]), np.sign(way) * np.maximum(np.abs(way) - build, 0), counted)
+
+
+def apart(one: Landmarks, other: Landmarks, parts: Sequence[str]) -> float:
+    """How far the expressions of two faces are apart in some parts; see `expression.distance`."""
+    way = expression.read(other) - expression.read(one)
+    return float(np.sqrt(np.sum(expression.shipped().reliability * counts(parts) * way**2)))
 
 
 def counts(parts: Sequence[str]) -> Float[np.ndarray, " coefficients"]:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from fxjax import align, detect, expression, images
 from fxjax.faces import back, mouth, verdict
 from fxjax.faces.folds import Drawn
-from fxjax.faces.goal import Goal, counts, goal
+from fxjax.faces.goal import Goal, apart, goal
 from fxjax.faces.reader import Reader
 from fxjax.faces.verdict import Verdict
 from fxjax.transfer_types import Located, Picture
@@ -104,7 +104,9 @@ class Faces:
         nudge = _short(moved, seen) / LOOK
         again = back.put_back(person, driver, before, after, both, nudge=nudge, **options)
         there = self._seen(person, again)
-        if there is None or _apart(there, moved.new) >= _apart(seen, moved.new):
+        if there is None or apart(there, moved.new, ("mouth",)) >= apart(
+            seen, moved.new, ("mouth",)
+        ):
             return result
         return again
 
@@ -121,28 +123,23 @@ class Faces:
         """What is wrong with the person's photo after a change."""
         if np.array_equal(photo, person.photo):
             return Verdict((), {})
-        before, after = (
-            images.to_uint8(align.cut(each, person.crop.at(LOOK), LOOK))
-            for each in (person.photo, photo)
-        )
-        own, seen = (self.detector.upright(crop) for crop in (before, after))
-        if not own:  # not even before: nothing can be said
+        own, seen = (self._seen(person, each) for each in (person.photo, photo))
+        if own is None:  # not even before: nothing can be said
             return Verdict((), {})
-        second = self._read(images.from_uint8(after))
+        before, after = (_cut(person, each) for each in (person.photo, photo))
         return verdict.judge(
             before,
             after,
-            own[0],
-            seen[0] if seen else None,
-            second,
+            own,
+            seen,
+            self._read(images.from_uint8(after)),
             mouth.landmarks(driver),
             tuple(self.parts),
         )
 
     def _seen(self, person: Located, photo: Photo) -> align.Landmarks | None:
         """What dlib finds of a changed face, in `LOOK` pixels of the aligned square."""
-        crop = images.to_uint8(align.cut(photo, person.crop.at(LOOK), LOOK))
-        found = self.detector.upright(crop)
+        found = self.detector.upright(_cut(person, photo))
         return found[0] if found else None
 
     def _inside(self, face: Located, landmarks: align.Landmarks) -> align.Landmarks:
@@ -161,8 +158,7 @@ class Faces:
         found, read = self._found(drawn), self._read(drawn)
         if found is None:
             return math.inf
-        eyes = np.linalg.norm(found[36:42].mean(0) - found[42:48].mean(0))
-        return float(np.linalg.norm((found - read)[48:], axis=1).mean() / eyes)
+        return verdict.astray(found, read)
 
     def _read(self, drawn: Drawn) -> align.Landmarks:
         return np.asarray(_marks(self.reader, jnp.asarray(drawn)[None])[0], np.float64)
@@ -176,6 +172,11 @@ class Faces:
         return align.transform(align.whole_square(len(picture), LOOK), found[0])
 
 
+def _cut(person: Located, photo: Photo) -> Photo:
+    """A face's aligned square in a photo of the person, `LOOK` pixels a side."""
+    return images.to_uint8(align.cut(photo, person.crop.at(LOOK), LOOK))
+
+
 def _short(moved: Goal, seen: align.Landmarks) -> align.Landmarks:
     """What a mouth lacks to where it should be, as it is seen; 0 for all else.
 
@@ -187,12 +188,6 @@ def _short(moved: Goal, seen: align.Landmarks) -> align.Landmarks:
     found = np.zeros_like(lack)
     found[48:] = np.clip(AGAIN * lack[48:], -MOST * eyes, MOST * eyes)
     return found
-
-
-def _apart(one: align.Landmarks, other: align.Landmarks) -> float:
-    """How far the expressions of two mouths are apart."""
-    weight = np.sqrt(counts(("mouth",)) * expression.shipped().reliability)
-    return float(np.linalg.norm(weight * (expression.read(one) - expression.read(other))))
 
 
 @jax.jit

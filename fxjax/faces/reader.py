@@ -12,8 +12,6 @@ from fxjax.nn.landmarks import Landmarks
 from fxjax.nn.layers import Average
 from fxjax.types import Images
 
-TURN = 5.0  # degrees of yaw or pitch whose square counts 1
-
 
 class Reader(nnx.Module):
     """The network that finds landmarks, and the reader of expressions on what it finds."""
@@ -74,7 +72,7 @@ class Expression(nnx.Module):
 
 
 class Pose(nnx.Module):
-    """Squared difference of yaw and pitch, in units of 5 degrees."""
+    """Squared difference of yaw and pitch, in units of `expression.TURN`."""
 
     def __init__(self, features: Reader):
         self.features: Any = features
@@ -86,4 +84,4 @@ class Pose(nnx.Module):
 
     def distance(self, embedding: Embedding, goal: Embedding) -> Float[Array, " batch"]:
         """The sum of squares."""
-        return jnp.sum(((embedding - goal) / TURN) ** 2, axis=1)
+        return jnp.sum(((embedding - goal) / expression.TURN) ** 2, axis=1)

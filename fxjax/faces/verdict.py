@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 
 from fxjax import align, expression
 from fxjax.align import Landmarks
-from fxjax.faces.goal import counts, gap, opening
+from fxjax.faces.goal import apart, gap, opening
 
 WHOLE = "looks whole"
 SIDE = 256  # pixels of the crops that are looked at
@@ -48,22 +48,28 @@ class Verdict(NamedTuple):
 def preflight(own: Landmarks, theirs: Landmarks, width: float, theirs_width: float) -> Verdict:
     """What may go wrong; widths are those of the faces in their photos' pixels."""
     one, other = expression.pose(own), expression.pose(theirs)
-    apart = float(np.abs(one - other)[:2].max())
-    figures = {"turned": float(abs(one[0])), "driver_turned": float(abs(other[0])), "apart": apart}
+    turned = float(np.abs(one - other)[:2].max())
+    figures = {"turned": float(abs(one[0])), "driver_turned": float(abs(other[0])), "apart": turned}
     words = []
     for who, yaw, size in (("the face", one[0], width), ("the driver", other[0], theirs_width)):
         if abs(yaw) > FAR_TURN:
             words.append(f"{who} is turned by {abs(yaw):.0f} degrees: landmarks are guesses there")
         if size < SMALL:
             words.append(f"{who} is {size:.0f} pixels wide: small")
-    if apart > MOST_TURN:
-        words.append(f"the heads are turned apart by {apart:.0f} degrees: teeth may not fit")
+    if turned > MOST_TURN:
+        words.append(f"the heads are turned apart by {turned:.0f} degrees: teeth may not fit")
     return Verdict(tuple(words), figures)
 
 
 def width(points: Landmarks) -> float:
     """Of a face, from ear to ear, in the points' units."""
     return float(np.linalg.norm(points[16] - points[0]))
+
+
+def astray(one: Landmarks, other: Landmarks) -> float:
+    """How far two landmarkers put a mouth apart, in distances between the first one's eyes."""
+    eyes = np.linalg.norm(one[36:42].mean(0) - one[42:48].mean(0))
+    return float(np.linalg.norm((one - other)[48:], axis=1).mean() / eyes)
 
 
 def judge(
@@ -82,9 +88,8 @@ def judge(
     """
     if seen is None:
         return Verdict(("no face is found any more",), {})
-    eyes = float(np.linalg.norm(own[36:42].mean(0) - own[42:48].mean(0)))
     figures = {
-        "astray": float(np.linalg.norm(seen[48:] - second[48:], axis=1).mean()) / eyes,
+        "astray": astray(seen, second),
         "chroma": _chroma(before, after, own, seen),
         "sharpness": _sharpness(before, after, own, seen),
         "askew": abs(_slant(seen) - _slant(own)),
@@ -151,9 +156,7 @@ def _slant(points: Landmarks) -> float:
 
 def _reached(seen: Landmarks, own: Landmarks, theirs: Landmarks, parts: tuple[str, ...]) -> float:
     """1 less the distance of the parts' coefficients to the driver's over the person's."""
-    weight = np.sqrt(counts(parts) * expression.shipped().reliability)
-    first, last, wanted = (expression.read(points) * weight for points in (own, seen, theirs))
-    return 1 - float(np.linalg.norm(last - wanted) / max(np.linalg.norm(first - wanted), 0.2))
+    return 1 - apart(seen, theirs, parts) / max(apart(own, theirs, parts), 0.2)
 
 
 def _teeth(after: Crop, seen: Landmarks, own: Landmarks) -> dict[str, float]:
