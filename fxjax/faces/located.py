@@ -8,7 +8,7 @@ import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 from fxjax import align, detect, expression, images
 from fxjax.faces import back, mouth, verdict
@@ -172,7 +172,7 @@ class Faces:
         return align.transform(align.whole_square(len(picture), LOOK), found[0])
 
 
-def _cut(person: Located, photo: Photo) -> Photo:
+def _cut(person: Located, photo: Photo) -> UInt8[np.ndarray, "size size 3"]:
     """A face's aligned square in a photo of the person, `LOOK` pixels a side."""
     return images.to_uint8(align.cut(photo, person.crop.at(LOOK), LOOK))
 
