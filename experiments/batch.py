@@ -21,7 +21,7 @@ from tqdm import tqdm
 from experiments import inversion, invert, runfolder, transfer_flags, worklist
 from experiments.photos import beside, find, fits_a_line, free_name, photo_names, shown
 from fxjax import align, data, files, images, zoo
-from fxjax.engine import LAYERS
+from fxjax.engine import LAYERS, feature_size
 from fxjax.transfer_types import Located
 from fxjax.types import Codes
 
@@ -98,10 +98,12 @@ def _table(source: epath.Path) -> list[tuple[epath.Path, epath.Path]]:
     return list(zip(first, second, strict=True))
 
 
-def invert_all(config: Pairs, pairs: Sequence[Pair]) -> dict[epath.Path, worklist.Entry]:
+def invert_all(
+    config: Pairs, pairs: Sequence[Pair], resolution: int
+) -> dict[epath.Path, worklist.Entry]:
     """Inverts every photo of the pairs, in <out>/inversion, as far as it is not done.
 
-    Returns each photo's entry: the face, or why there is none.
+    `resolution` is the generator's. Returns each photo's entry: the face, or why there is none.
     """
     out = files.absolute(config.out)
     folder = out / "inversion"
@@ -118,6 +120,7 @@ def invert_all(config: Pairs, pairs: Sequence[Pair]) -> dict[epath.Path, worklis
         out=str(folder),
         loss="both",
         layers=LAYERS,
+        feature_size=feature_size(resolution),
         steps=config.steps,
         rate=config.rate,
         pull=config.pull,

@@ -46,6 +46,7 @@ class Config:
         "what to compare; None is both with --features, else pixels",
     ] = None
     layers: Annotated[tuple[str, ...], "VGG16 layers of the loss"] = ("block3_conv3",)
+    feature_size: Annotated[int, "pixels in which features are compared, at most"] = 256
     pixel_weight: Annotated[float, "weight of the pixels in --loss=both"] = 1.0
     start: Annotated[str, "mean, best (of --tries), codes.npz, or a folder of NAME.npz"] = "mean"
     tries: Annotated[int, "random codes that --start=best draws"] = 100
@@ -88,7 +89,7 @@ def shas(config: Config) -> dict[str, str]:
 
 def prepare(config: Config) -> Search:
     """Loads the models and checks the settings (ValueError)."""
-    least = {"steps": 1} | dict.fromkeys(COUNTS, 0)
+    least = {"steps": 1, "feature_size": 1} | dict.fromkeys(COUNTS, 0)
     for name, bound in least.items():
         if getattr(config, name) < bound:
             raise ValueError(f"--{name}={getattr(config, name)}: want {bound} or more")
@@ -112,7 +113,7 @@ def prepare(config: Config) -> Search:
     alike = ("steps", "rate", "optimizer", "settle", "pull", "noise_pull", "enough", "remat")
     given: dict[str, Any] = {name: getattr(config, name) for name in alike}
     settings = invert.Settings(space=space_of(config.space), **given)
-    loss = make_loss(generator, features, kind_of(config), config.layers, config.pixel_weight)
+    loss = make_loss(generator, features, config)
     judge = None if features is None else metrics.lpips_style(features)
     walk = whiten.of(config.model, generator) if config.space == WHITENED else generator
     models = Models(*sharding.replicate((walk, loss, judge), mesh), mesh)
@@ -171,24 +172,19 @@ def faces_of(config: Config, search: Search) -> Options:
     )
 
 
-def make_loss(
-    generator: Generator,
-    features: Any,
-    kind: str,
-    layers: Sequence[str],
-    pixel_weight: float,
-) -> Any:
+def make_loss(generator: Generator, features: Any, config: Config) -> Any:
     """The loss by name; features are divided by their mean square in the generator's mean picture.
 
     So every layer counts alike, and as much as pixels do. Raises ValueError for unknown layers.
     """
+    kind = kind_of(config)
     if kind == "pixels":
         return losses.Pixels()
     mean = jax.jit(synthesize)(generator, invert.mean_codes(generator, 1))
-    perceptual = losses.balanced(features, layers, mean)
+    perceptual = losses.balanced(features, config.layers, mean, size=config.feature_size)
     if kind == "perceptual":
         return perceptual
-    return losses.Sum([perceptual, losses.Pixels()], (1.0, pixel_weight))
+    return losses.Sum([perceptual, losses.Pixels()], (1.0, config.pixel_weight))
 
 
 def check_start(config: Config, search: Search, entries: Sequence[Entry]) -> None:

@@ -37,7 +37,7 @@ def main(config: Config) -> None:
     engine = Engine(config.model, config.features, config.settings())
     count = len(engine.generator.rows)
     pairs = batch.read_pairs(config)
-    entries = batch.invert_all(config, pairs)
+    entries = batch.invert_all(config, pairs, engine.generator.resolution)
     judges = assess.Judges(engine.detector)
     alone = np.concatenate([np.zeros((1, count), bool), np.eye(count, dtype=bool)])
 

@@ -39,7 +39,7 @@ def main(config: Config) -> None:
     out = files.absolute(config.out)
     engine = Engine(config.model, config.features, config.settings())
     pairs = batch.read_pairs(config)
-    entries = batch.invert_all(config, pairs)
+    entries = batch.invert_all(config, pairs, engine.generator.resolution)
     judges = assess.Judges(engine.detector)
 
     tuned: dict[Any, Any] = {}  # of the last person: their pairs are done one after the other

@@ -43,7 +43,15 @@ CHUNK = 25  # inversion steps between reports of progress
 TUNING_RATE = 1e-3  # of pivotal tuning, before equalising
 AT_ONCE = 2**22  # pixels that are inverted or drawn together: 4 faces of 1024 px take 6.4 GiB
 FOOLED = 0.07  # of the eyes' distance between two landmarkers of a drawing's mouth
-KEPT_SIZE = 64  # pixels of the features that tuning and refinement compare with the person
+LARGEST = 256  # pixels in which features are compared, at most
+
+
+def feature_size(resolution: int) -> int:
+    """In how many pixels features of a generator's pictures are compared with those of a photo.
+
+    Half as many: a third of the time, and inversions as good (docs/transfer.md).
+    """
+    return min(LARGEST, max(resolution // 2, 32))
 
 
 class Engine(Ranking):
@@ -71,12 +79,10 @@ class Engine(Ranking):
         super().__init__(self.generator.resolution, detector, reading, parts=self.settings.parts)
         self.walk = whiten.of(model, self.generator)
         mean = _draw(self.generator, invert.mean_codes(self.generator, 1))
-        self.loss = losses.Sum(
-            [losses.balanced(self.features, LAYERS, mean), losses.Pixels()], (1.0, 1.0)
-        )
+        size = feature_size(self.generator.resolution)
+        coarse = losses.balanced(self.features, LAYERS, mean, size=size)
+        self.loss = losses.Sum([coarse, losses.Pixels()], (1.0, 1.0))
         self.prepare(mean)
-        coarse = losses.balanced(self.features, LAYERS, mean, size=KEPT_SIZE)
-        self.kept = losses.Sum([coarse, losses.Pixels()], (1.0, 1.0))
 
     def encode(
         self,
@@ -139,9 +145,9 @@ class Engine(Ranking):
         """
         if not self.settings.tuning:
             return self.generator
-        goal = _embed(self.kept, jnp.asarray(person.crop.image[None]))
+        goal = _embed(self.loss, jnp.asarray(person.crop.image[None]))
         settings = pivotal.Settings(steps=self.settings.tuning, rate=TUNING_RATE)
-        found = pivotal.tune(self.generator, self.kept, goal, code[None], settings).differences
+        found = pivotal.tune(self.generator, self.loss, goal, code[None], settings).differences
         return pivotal.apply(self.generator, {name: each[0] for name, each in found.items()})
 
     def wish(self, person: Located, driver: Located) -> goal.Wish:
@@ -172,7 +178,7 @@ class Engine(Ranking):
         drawn = self.draw(own[None], generator)
         around = 1 - align.union([align.region_masks(person.in_crop(), self.resolution)])
         aim = _aim(
-            self.kept,
+            self.loss,
             self.reader,
             drawn,
             walk.v(own[None]),
@@ -189,7 +195,7 @@ class Engine(Ranking):
             lead=jnp.float32(1 / max(float(np.sum(move**2)), 1.0)),
         )
         report = None if progress is None else lambda share: progress("refinement", share)
-        found = refine.refine(walk, self.kept, self.reader, aim, walk.v(starts), settings, report)
+        found = refine.refine(walk, self.loss, self.reader, aim, walk.v(starts), settings, report)
         order = found.order(settings)
         return refine.Refined(walk.w(found.codes[order]), found.figures[order])
 

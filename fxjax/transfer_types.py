@@ -48,8 +48,8 @@ class Settings:
     fit the generator's weights to the person before anything is mixed.
     """
 
-    steps: int = 100
-    rate: float = 0.1
+    steps: int = 60
+    rate: float = 0.12
     pull: float = 0.02
     rows: mix.Groups | None = None
     keep_pose: bool = False

@@ -257,7 +257,7 @@ def test_photos_with_odd_names_cost_their_own_pairs(home, tmp_path):
     options = {"appearance": str(people), "expression": str(home / "drivers" / "cat.png")}
     config = batch_config(home, tmp_path / "out", **options)
     pairs = batch.read_pairs(config)
-    entries = batch.invert_all(dataclasses.replace(config, steps=1), pairs)
+    entries = batch.invert_all(dataclasses.replace(config, steps=1), pairs, 32)
     rows = batch.each(tmp_path / "out", pairs, entries, {}, lambda *_: {})
     batch.write_rows(tmp_path / "out" / "rows.csv", rows)
     assert {row["pair"]: row["status"] for row in rows_of(tmp_path / "out" / "rows.csv")} == {
