@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from experiments.generator_measures import Faces, Judge, as_images, enlarge
 from fxjax import checkpoint, images, invert, losses, metrics, pivotal, train, zoo
-from fxjax.align import Landmarks
+from fxjax.align import Landmarks, eye_distance
 from fxjax.nn.generator import Generator, synthesize
 from fxjax.nn.stylegan2 import StyleGAN2
 from fxjax.nn.vgg16 import VGG16
@@ -159,7 +159,7 @@ def assess(judge: Judge, wanted: Wanted, pictures: Photos) -> Quality:
         if found is not None:
             identity = judge.identity(seen, found)
             identities.append(float(np.linalg.norm(identity - wanted.identities[k])))
-            eyes = np.linalg.norm(truth[36:42].mean(0) - truth[42:48].mean(0))
+            eyes = eye_distance(truth)
             errors.append(float(np.linalg.norm(found - truth, axis=1).mean() / eyes))
     return Quality(
         _mean(psnrs),

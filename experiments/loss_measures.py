@@ -15,7 +15,7 @@ from scipy.special import stdtrit
 from experiments import runfolder
 from experiments.worklist import OK, Entry
 from fxjax import detect, files
-from fxjax.align import Landmarks
+from fxjax.align import Landmarks, eye_distance
 from fxjax.images import from_uint8, load_image
 from fxjax.losses import Normalized
 from fxjax.types import Photo
@@ -122,7 +122,7 @@ class Judge:
         wanted, who = known
         apart = lambda points: float(np.linalg.norm(points - wanted, axis=1).mean())
         places = sorted(self._landmarks(picture), key=apart)
-        eyes = float(np.linalg.norm(wanted[36:42].mean(axis=0) - wanted[42:48].mean(axis=0)))
+        eyes = eye_distance(wanted)
         there = self._identity(picture, places[0] if places else wanted)
         return {
             **found,

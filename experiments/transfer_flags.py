@@ -17,12 +17,14 @@ class Inversion:
     rate: Annotated[float, "inversion's learning rate"] = Settings.rate
     pull: Annotated[float, "weight that holds whitened codes near the mean"] = Settings.pull
     parts: Annotated[tuple[str, ...], "what changes: some of eyes,brows,mouth"] = Settings.parts
+    covered: Annotated[bool, "go on even if a mouth seems to be covered"] = Settings.covered
 
     def settings(self) -> Settings:
         """The library's settings. ValueError for what is out of range."""
         if self.steps < 1:
             raise ValueError(f"--steps={self.steps}: want 1 or more")
-        return Settings(steps=self.steps, rate=self.rate, pull=self.pull, parts=self.parts)
+        kept = ("steps", "rate", "pull", "parts", "covered")
+        return Settings(**{name: getattr(self, name) for name in kept})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@
 The person is inverted and tuned once. The frames' landmarks drive: each frame's code is refined
 from the one before. Writes frames/, result.mp4, codes/, and frames.csv. Killed at any moment, the
 same command goes on where it was, if the photo, frames and model are still the same. A frame
-without a face, or whose face is turned away, keeps the expression before it.
+without a face, or whose face is turned away or covered, keeps the expression before it.
 """
 
 import dataclasses
@@ -19,10 +19,9 @@ from experiments import batch, frames, transfer_files, transfer_flags
 from experiments.launch import launch
 from fxjax import align, expression, files, zoo
 from fxjax.engine import Engine
+from fxjax.faces.preflight import FAR_TURN
 from fxjax.images import save_image
 from fxjax.transfer_types import Located
-
-MOST_TURN = 35.0  # degrees of yaw: landmarks of a face that is turned farther are guesses
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,6 +46,7 @@ def main(config: Config) -> None:
     engine = Engine(config.model, config.features, config.settings())
     source = frames.Source(config.driver, out, config.most)
     person = engine.locate(config.appearance, config.face)[0]
+    engine.check_seen(person, person)
     features = str(config.features or zoo.holder(config.model, "features"))
     made_of = frames.inputs(config.appearance, source, config.model, features)
     frames.check(out, dataclasses.asdict(config), made_of)
@@ -59,19 +59,21 @@ def main(config: Config) -> None:
     for number, photo in enumerate(tqdm(source, "faces", source.count, disable=None)):
         row = {"frame": number, "status": batch.OK, "message": ""}
         try:
-            landmarks = engine.locate(photo)[0].landmarks
-            yaw = float(expression.pose(landmarks)[0])
-            if abs(yaw) > MOST_TURN:
+            face = engine.locate(photo)[0]
+            yaw = float(expression.pose(face.landmarks)[0])
+            if abs(yaw) > FAR_TURN:
                 row |= {"status": "turned", "message": f"turned by {yaw:.0f} degrees"}
+            elif engine.hidden(face):
+                row |= {"status": "covered", "message": "its mouth seems to be covered"}
             else:
-                found[number] = landmarks
+                found[number] = face.landmarks
         except ValueError as error:
             row |= {"status": "no_face", "message": str(error)}
         rows.append(row)
     if not found:
         raise ValueError(
             f"no face was found in any frame of {config.driver} that is turned by at most "
-            f"{MOST_TURN:.0f} degrees"
+            f"{FAR_TURN:.0f} degrees and whose mouth is in view"
         )
     place = out / "codes" / "person.npz"
     own = jnp.asarray(frames.code(place, lambda: engine.encode([person]).code[0]))

@@ -48,6 +48,11 @@ class Masks(NamedTuple):
     """The hull of all landmarks and the forehead."""
 
 
+def eye_distance(landmarks: Landmarks) -> float:
+    """The distance between the eyes' middles, in the landmarks' unit."""
+    return float(np.linalg.norm(landmarks[36:42].mean(0) - landmarks[42:48].mean(0)))
+
+
 def ffhq_square(landmarks: Landmarks, size: int) -> Matrix:
     """`photo_from_crop` of the FFHQ data set's oriented square around the eyes and the mouth.
 

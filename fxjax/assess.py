@@ -178,12 +178,15 @@ def table(
         codes["joint optimisation"] = search.joint(
             case, weight=settings.weight, steps=settings.steps
         )
-    drawn = engine.draw(jnp.stack([own, *codes.values()]), result.generator)
+    drawn = engine.draw(jnp.stack([own, final, *codes.values()]), result.generator)
     pictures += [
         (name, engine.apply(person, drawn[:1], new[None], driver)[0])
-        for name, new in zip(codes, drawn[1:], strict=True)
+        for name, new in zip(codes, drawn[2:], strict=True)
     ]
     if compare:
+        for name, new, carry in (("drawing", drawn[1:2], False), ("face model", drawn[:1], True)):
+            photo, _ = engine.apply(person, drawn[:1], new, driver, carry=carry)
+            pictures.append((f"{name} alone", photo))
         pictures += pasted(person, driver)
     found = {one.name: one for one in assess(judges, person, driver, pictures)}
     if not result.alike:

@@ -150,6 +150,20 @@ class Engine(Ranking):
         found = pivotal.tune(self.generator, self.loss, goal, code[None], settings).differences
         return pivotal.apply(self.generator, {name: each[0] for name, each in found.items()})
 
+    def hidden(self, face: Located) -> bool:
+        """Whether the mouth is to change and seems to be covered, and the settings mind that."""
+        return "mouth" in self.parts and not self.settings.covered and self.covered(face)
+
+    def check_seen(self, person: Located, driver: Located) -> None:
+        """ValueError if one of their mouths is hidden: nothing can be read or drawn there."""
+        for who, face in (("face that changes", person), ("driver", driver)):
+            if self.hidden(face):
+                raise ValueError(
+                    f"the mouth of the {who} seems to be covered, so its expression cannot be seen:"
+                    " take another photo, leave the mouth out of the parts that change, or go on "
+                    "all the same (--covered)"
+                )
+
     def wish(self, person: Located, driver: Located) -> goal.Wish:
         """What the driver's photo asks of the person's expression, in the parts that change."""
         return goal.wish(mouth.landmarks(person), mouth.landmarks(driver), self.parts)
@@ -207,15 +221,17 @@ class Engine(Ranking):
         driver: Located | None = None,
         *,
         amount: float = 1.0,
+        carry: bool = True,
     ) -> tuple[Pixels, Pixels]:
         """The photo with its changed face, and that face as the generator draws it.
 
         `own` and `new` [1, size, size, 3] are the generator's pictures of the person before and
-        after; with a `driver` the expression goes by `amount` of the way to the driver's.
+        after; with a `driver` the expression goes by `amount` of the way to the driver's, by a face
+        model where the drawing stops, if it shall `carry` on.
         """
         before, after = np.asarray(own[0]), np.asarray(new[0])
         face = images.to_uint8(after)
-        return self.put_back(person, before, after, driver, amount=amount), face
+        return self.put_back(person, before, after, driver, amount=amount, carry=carry), face
 
     def pair(
         self,
@@ -330,6 +346,8 @@ class Engine(Ranking):
         drivers = self.locate(expression, driver_face)
         if len(drivers) != 1:
             raise ValueError(f"{len(drivers)} faces are chosen to drive; choose one")
+        for person in people:
+            self.check_seen(person, drivers[0])
         found, inverting = time.monotonic() - began, time.monotonic()
         changing = [person for person in people if self.wish(person, drivers[0]).share]
         curves, codes = np.zeros((2, 0), np.float32), jnp.zeros((0, 0, 0))

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from fxjax.align import Landmarks, Matrix, resample, steady, transform
+from fxjax.align import Landmarks, Matrix, eye_distance, resample, steady, transform
 from fxjax.images import gray, is_gray
 from fxjax.types import Photo
 
@@ -43,7 +43,7 @@ def paste(
         driver = gray(driver)
     photo_from_driver = steady(driver_landmarks, landmarks)
     moved = transform(photo_from_driver, driver_landmarks)
-    apart = np.linalg.norm(landmarks[36:42].mean(0) - landmarks[42:48].mean(0))
+    apart = eye_distance(landmarks)
     reach = max(_AROUND * float(apart), 1.5)
     mouth = [landmarks[_MOUTH], moved[_MOUTH]]  # the old one is to go, the new one to be seen
     if region == "mouth":

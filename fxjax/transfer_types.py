@@ -45,7 +45,8 @@ class Settings:
     `pull` weighs the mean square of whitened codes, which holds them where rows mix well. `parts`
     (of eyes, brows, mouth) are what changes in the photo and counts as its expression; `elsewhere`
     is how much the rest of the face counts in the expression's loss, of 1 for these. `tuning` steps
-    fit the generator's weights to the person before anything is mixed.
+    fit the generator's weights to the person before anything is mixed. `covered` goes on even if a
+    mouth seems to be behind something, where landmarks are invented.
     """
 
     steps: int = 60
@@ -62,6 +63,7 @@ class Settings:
     parts: tuple[str, ...] = ("mouth",)
     elsewhere: float = 0.02
     tuning: int = 60
+    covered: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,7 +28,8 @@ LEVELS = [
     "fxjax.whiten fxjax.pivotal fxjax.train_features fxjax.train_labels fxjax.codes",
     "fxjax.score fxjax.search fxjax.codes.refine fxjax.train_landmarks",
     "fxjax.report",
-    "fxjax.faces fxjax.faces.model fxjax.faces.goal fxjax.faces.verdict fxjax.faces.reader",
+    "fxjax.faces fxjax.faces.model fxjax.faces.goal fxjax.faces.verdict fxjax.faces.preflight "
+    "fxjax.faces.reader",
     "fxjax.transfer_types",
     "fxjax.faces.move fxjax.faces.folds fxjax.faces.mouth fxjax.faces.back",
     "fxjax.faces.located",

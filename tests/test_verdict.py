@@ -6,7 +6,8 @@ import pytest
 from expressions import ASTRONAUT
 
 from fxjax import align, detect, images
-from fxjax.faces import verdict
+from fxjax.faces import preflight, reader, verdict
+from fxjax.faces.located import Faces
 
 
 @pytest.fixture(scope="module")
@@ -82,14 +83,64 @@ def test_what_shows_between_lips_is_looked_at(face, paint, word):
     assert word not in verdict.judge(dark, dark, own, own, own, own, ("mouth",)).words
 
 
-def test_what_may_go_wrong_is_said_before(smiling, straight):
-    alike = verdict.preflight(straight, smiling, 200.0, 200.0)
-    assert alike.good
-    small = verdict.preflight(straight, smiling, 30.0, 200.0)
+@pytest.fixture(scope="module")
+def engine() -> Faces:
+    return Faces(128, None, reader.load(), parts=("mouth",))
+
+
+def look(face, points=None) -> preflight.Look:
+    crop, inside = face
+    points = inside if points is None else points
+    return preflight.Look(crop, inside, points, inside, np.full(68, 1.0))
+
+
+def test_what_may_go_wrong_is_said_before(face, smiling, straight):
+    eyes = align.eye_distance(smiling)
+    wide = 200 / np.linalg.norm(straight[16] - straight[0])
+    own, driver = straight * wide, smiling * wide
+    assert preflight.judge(look(face, own), look(face, driver)).good
+    small = preflight.judge(look(face, own * 0.15), look(face, driver))
     assert small.words == ("the face is 30 pixels wide: small",)
-    turned, eyes = smiling.copy(), np.linalg.norm(smiling[36:42].mean(0) - smiling[42:48].mean(0))
+    turned = smiling.copy()
     turned[27:36, 0] += 0.6 * eyes  # a nose far to one side, and the mouth with it
     turned[48:, 0] += 0.36 * eyes
-    found = verdict.preflight(straight, turned, 200.0, 200.0)
+    found = preflight.judge(look(face, own), look(face, turned * wide))
     assert [word.startswith("the heads are turned apart by 1") for word in found.words] == [True]
-    assert verdict.width(straight) == pytest.approx(np.linalg.norm(straight[16] - straight[0]))
+
+
+def test_light_from_a_side_and_beards_are_said(face):
+    crop, inside = face
+    shade = np.linspace(1.5, 0.5, 256)[None, :, None]
+    lit = np.clip(crop * shade, 0, 255).astype(np.uint8)
+    found = preflight.judge(look((lit, inside)), look(face))
+    assert found.words == ("the face is lit from one side: folds may look wrong",)
+    hair = np.random.default_rng(0).normal(0, 40, (256, 256, 1))
+    low = (np.arange(256) > inside[57, 1])[:, None, None]
+    bearded = np.clip(crop + hair * low, 0, 255).astype(np.uint8)
+    found = preflight.judge(look(face), look((bearded, inside)))
+    assert [word.startswith("a beard or a shadow around the driver") for word in found.words] == [
+        True
+    ]
+
+
+@pytest.mark.parametrize("cover", ["mask", "hand", "microphone"])
+def test_a_covered_mouth_is_seen(engine, cover):
+    """As what covers it comes in the way, not as what: flat, of skin, dark and speckled."""
+    photo = ASTRONAUT.copy()
+    (person,) = engine.locate(photo)
+    assert not engine.covered(person)
+    mouth, wide = person.landmarks[48:].mean(0), np.ptp(person.landmarks[48:55, 0])
+    shape = np.zeros(photo.shape[:2], np.uint8)
+    cv2.ellipse(
+        shape, np.rint(mouth).astype(int).tolist(), (int(0.9 * wide), int(0.5 * wide)),
+        0, 0, 360, (1,), -1,
+    )  # fmt: skip
+    x, y = np.rint(person.landmarks[27] - [0, 0.9 * wide]).astype(int)
+    skin = cv2.resize(photo[y - 12 : y + 12, x - 12 : x + 12], photo.shape[1::-1])
+    dark = np.random.default_rng(0).integers(20, 60, photo.shape, np.uint8)
+    fills = {"mask": np.full_like(photo, (120, 170, 200)), "hand": skin, "microphone": dark}
+    photo[shape > 0] = fills[cover][shape > 0]
+    (hidden,) = engine.locate(photo)
+    assert engine.covered(hidden)
+    words = engine.preflight(person, hidden).words
+    assert "the driver's mouth seems to be covered" in words

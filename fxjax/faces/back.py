@@ -31,13 +31,15 @@ def put_back(
     parts: Sequence[str] = ("mouth",),
     amount: float = 1.0,
     nudge: Float[np.ndarray, "68 2"] | None = None,
+    carry: bool = True,
 ) -> Photo:
     """The photo with the expression changed from the drawing `before` to `after`, in [-1, 1].
 
     `marks` are their landmarks, in their pixels; `parts` (of `align.PARTS`) are what moves. With a
-    `driver` the expression goes by `amount` of the way to the driver's; see `fxjax.faces.goal`. A
-    `nudge` is added to where landmarks go, in sides of the aligned face.
-    Outside of the face the photo stays as it is, bit for bit, and so it does where nothing moves.
+    `driver` the expression goes by `amount` of the way to the driver's, beyond the drawing if it
+    shall `carry` on; see `fxjax.faces.goal`. A `nudge` is added to where landmarks go, in sides of
+    the aligned face. Outside of the face the photo stays as it is, bit for bit, and so it does
+    where nothing moves.
     """
     align.check_parts(parts)
     drawn = len(np.asarray(before))
@@ -47,7 +49,7 @@ def put_back(
     own = align.transform(np.linalg.inv(matrix), mouth.landmarks(person))
     theirs = None if driver is None else mouth.landmarks(driver)
     marks = (marks + 0.5) * (size / drawn) - 0.5
-    found = goal(own, marks, theirs, parts=parts, amount=amount)
+    found = goal(own, marks, theirs, parts=parts, amount=amount, carry=carry)
     if not found.share:
         return person.photo.copy()
     if nudge is not None:

@@ -99,13 +99,14 @@ def goal(
     *,
     parts: Sequence[str],
     amount: float = 1.0,
+    carry: bool = True,
 ) -> Goal:
     """Where a face's landmarks go if its drawing moves as `marks` do, all in its pixels.
 
     With the landmarks of a driver, of any place and size, the move is as strong as brings the
-    expression (`fxjax.expression`) by `amount` of the way to the driver's; a face model adds what
-    the drawing does not reach, and moves eyes and brows alone. A mouth closes where the driver's is
-    shut. Nothing moves if the two expressions are alike in these parts.
+    expression (`fxjax.expression`) by `amount` of the way to the driver's; if it shall `carry` on,
+    a face model adds what the drawing does not reach, and moves eyes and brows alone. A mouth
+    closes where the driver's is shut. Nothing moves if the two are alike in these parts.
     """
     move = drawn(marks, parts)
     if theirs is None:
@@ -116,12 +117,15 @@ def goal(
     reliability = expression.shipped().reliability
     target = expression.read(own) + AMOUNT * amount * way
     weight = reliability * np.where(counted, 1, REST)
-    move[17:27] = move[36:48] = 0
+    if carry:
+        move[17:27] = move[36:48] = 0
     move = move * _strength(own, move, target, weight)
-    faces = model.shipped()
-    free = np.flatnonzero((counted > 0) & (reliability > LEAST))
-    added = faces.move(own, faces.missing(own, move, target, weight, free=free))
-    new = own + share * (move + only(added, parts))
+    if carry:
+        faces = model.shipped()
+        free = np.flatnonzero((counted > 0) & (reliability > LEAST))
+        added = faces.move(own, faces.missing(own, move, target, weight, free=free))
+        move = move + only(added, parts)
+    new = own + share * move
     if "mouth" in parts and gap(theirs) < SHUT:
         left = max(0.0, gap(theirs) - TIGHT) - min(OVER, 0.3 * gap(own))
         new = closed(new, left) if share == 1 else new + share * (closed(new, left) - new)
@@ -151,7 +155,7 @@ def opening(points: Landmarks) -> float:
     """The area between the lips, in squares of the distance between the eyes."""
     x, y = points[60:68].T
     area = np.sum(x * np.roll(y, -1) - y * np.roll(x, -1)) / 2  # of overlapping lips: below 0
-    return max(float(area), 0.0) / float(np.sum((points[36:42] - points[42:48]).mean(0) ** 2))
+    return max(float(area), 0.0) / align.eye_distance(points) ** 2
 
 
 def closed(points: Landmarks, left: float) -> Landmarks:
@@ -171,8 +175,7 @@ def closed(points: Landmarks, left: float) -> Landmarks:
 
 def _down(points: Landmarks) -> tuple[Float[np.ndarray, " 2"], float]:
     """The direction down a face, and the distance between its eyes."""
-    across = points[42:48].mean(0) - points[36:42].mean(0)
-    eyes = float(np.hypot(*across))
+    across, eyes = points[42:48].mean(0) - points[36:42].mean(0), align.eye_distance(points)
     return np.array([-across[1], across[0]]) / eyes, eyes
 
 

@@ -11,9 +11,10 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from fxjax import align, detect, expression, images
-from fxjax.faces import back, mouth, verdict
+from fxjax.faces import back, mouth, preflight, verdict
 from fxjax.faces.folds import Drawn
 from fxjax.faces.goal import Goal, apart, goal
+from fxjax.faces.preflight import Look
 from fxjax.faces.reader import Reader
 from fxjax.faces.verdict import Verdict
 from fxjax.transfer_types import Located, Picture
@@ -73,6 +74,7 @@ class Faces:
         driver: Located | None = None,
         *,
         amount: float = 1.0,
+        carry: bool = True,
     ) -> Photo:
         """The photo whose own pixels move as the drawings do; see `fxjax.faces.back`.
 
@@ -81,16 +83,16 @@ class Faces:
         first, second = self.marks(before), self.marks(after)
         size = len(person.crop.image), len(np.asarray(before))
         there = align.transform(align.whole_square(size[1], size[0]), person.in_crop())
-        eyes = np.linalg.norm(there[36:42].mean(0) - there[42:48].mean(0))
+        eyes = align.eye_distance(there)
         far = [
             np.linalg.norm(each, axis=1).mean() / eyes for each in (first - there, second - first)
         ]
         if far[0] > ASTRAY or far[1] > 2 * ASTRAY:
             first = second = there
         both = np.stack([first, second])
-        options: Any = {"parts": self.parts, "amount": amount}
+        options: Any = {"parts": self.parts, "amount": amount, "carry": carry}
         result = back.put_back(person, driver, before, after, both, **options)
-        if driver is None or "mouth" not in self.parts:
+        if driver is None or "mouth" not in self.parts or not carry:
             return result
         moved = goal(
             self._inside(person, mouth.landmarks(person)),
@@ -112,12 +114,18 @@ class Faces:
 
     def preflight(self, person: Located, driver: Located) -> Verdict:
         """What may go wrong with a pair, before anything is done."""
-        return verdict.preflight(
-            person.landmarks,
-            driver.landmarks,
-            verdict.width(person.landmarks),
-            verdict.width(driver.landmarks),
-        )
+        return preflight.judge(self._look(person), self._look(driver))
+
+    def covered(self, face: Located) -> bool:
+        """Whether something seems to be in front of a face's mouth; see `fxjax.faces.preflight`."""
+        return preflight.covered(self._look(face)) > 1
+
+    def _look(self, face: Located) -> Look:
+        crop = _cut(face, face.photo)
+        drawn = jnp.asarray(images.from_uint8(crop))[None]
+        second, spread = (np.asarray(each[0], np.float64) for each in _sure(self.reader, drawn))
+        inside = self._inside(face, face.landmarks)
+        return Look(crop, inside, face.landmarks, second, spread * LOOK)
 
     def verdict(self, person: Located, driver: Located, photo: Photo) -> Verdict:
         """What is wrong with the person's photo after a change."""
@@ -182,12 +190,17 @@ def _short(moved: Goal, seen: align.Landmarks) -> align.Landmarks:
 
     What is seen of moved pixels is not where they were moved to: a landmarker expects whole faces.
     """
-    eyes = np.linalg.norm(moved.own[36:42].mean(0) - moved.own[42:48].mean(0))
+    eyes = align.eye_distance(moved.own)
     lack = moved.new - seen
     lack = lack - lack[expression.ANCHORS].mean(0)
     found = np.zeros_like(lack)
     found[48:] = np.clip(AGAIN * lack[48:], -MOST * eyes, MOST * eyes)
     return found
+
+
+@jax.jit
+def _sure(reading: Reader, drawn: Images) -> tuple[Array, Array]:
+    return reading.marks(drawn), reading.network.spread(drawn)
 
 
 @jax.jit

@@ -111,7 +111,7 @@ def line(own: Landmarks, new: Landmarks, size: int) -> Float[np.ndarray, "size s
     if opening(own) < OPEN or opening(new) > 0.5 * opening(own):
         return np.ones((size, size), np.float32)
     below, beside = move.slit(new, size)
-    thick = 0.012 * float(np.linalg.norm(new[36:42].mean(0) - new[42:48].mean(0)))
+    thick = 0.012 * align.eye_distance(new)
     ends = align.smooth(1 - beside / (4 * thick))
     return 1 - LIP_LINE * np.exp(-((below / thick) ** 2)) * ends
 

@@ -1,4 +1,4 @@
-"""What may go wrong with a pair before anything is done, and what is wrong with a result.
+"""What is wrong with a result.
 
 All from landmarks and pixels, in words. A measure that calls a broken picture good is worth
 nothing, so each is set by pictures that were looked at; see docs/transfer.md.
@@ -10,14 +10,12 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from fxjax import align, expression
+from fxjax import align
 from fxjax.align import Landmarks
 from fxjax.faces.goal import apart, gap, opening
 
 WHOLE = "looks whole"
 SIDE = 256  # pixels of the crops that are looked at
-MOST_TURN, FAR_TURN = 15.0, 35.0  # degrees
-SMALL = 40  # pixels between the eyes' outer corners and the chin, about: a face's width
 ASTRAY = 0.08  # of the eyes' distance
 CHROMA = 10.8  # of CIELAB
 SOFT = 0.6  # of the gradients' energy
@@ -45,31 +43,9 @@ class Verdict(NamedTuple):
         return "; ".join(self.words) or WHOLE
 
 
-def preflight(own: Landmarks, theirs: Landmarks, width: float, theirs_width: float) -> Verdict:
-    """What may go wrong; widths are those of the faces in their photos' pixels."""
-    one, other = expression.pose(own), expression.pose(theirs)
-    turned = float(np.abs(one - other)[:2].max())
-    figures = {"turned": float(abs(one[0])), "driver_turned": float(abs(other[0])), "apart": turned}
-    words = []
-    for who, yaw, size in (("the face", one[0], width), ("the driver", other[0], theirs_width)):
-        if abs(yaw) > FAR_TURN:
-            words.append(f"{who} is turned by {abs(yaw):.0f} degrees: landmarks are guesses there")
-        if size < SMALL:
-            words.append(f"{who} is {size:.0f} pixels wide: small")
-    if turned > MOST_TURN:
-        words.append(f"the heads are turned apart by {turned:.0f} degrees: teeth may not fit")
-    return Verdict(tuple(words), figures)
-
-
-def width(points: Landmarks) -> float:
-    """Of a face, from ear to ear, in the points' units."""
-    return float(np.linalg.norm(points[16] - points[0]))
-
-
 def astray(one: Landmarks, other: Landmarks) -> float:
     """How far two landmarkers put a mouth apart, in distances between the first one's eyes."""
-    eyes = np.linalg.norm(one[36:42].mean(0) - one[42:48].mean(0))
-    return float(np.linalg.norm((one - other)[48:], axis=1).mean() / eyes)
+    return float(np.linalg.norm((one - other)[48:], axis=1).mean() / align.eye_distance(one))
 
 
 def judge(
@@ -114,7 +90,8 @@ def judge(
     return Verdict(tuple(words), figures)
 
 
-def _lab(crop: Crop) -> Float[np.ndarray, "256 256 3"]:
+def lab(crop: Crop) -> Float[np.ndarray, "256 256 3"]:
+    """In CIELAB."""
     return cv2.cvtColor(crop.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
 
 
@@ -128,7 +105,7 @@ def _skin(own: Landmarks, seen: Landmarks, margin: float = 0.05) -> Float[np.nda
 
 def _chroma(before: Crop, after: Crop, own: Landmarks, seen: Landmarks) -> float:
     """The largest change of colour of the lower face's skin, over 3 % of the side."""
-    change = (_lab(after) - _lab(before))[..., 1:]
+    change = (lab(after) - lab(before))[..., 1:]
     skin = _skin(own, seen, 0.08)[..., None]
     blur = lambda a: cv2.GaussianBlur(a.astype(np.float32), (0, 0), 0.015 * SIDE)
     weight = blur(skin[..., 0])[..., None]
@@ -141,7 +118,7 @@ def _sharpness(before: Crop, after: Crop, own: Landmarks, seen: Landmarks) -> fl
     skin = _skin(own, seen)
 
     def energy(crop: Crop) -> float:
-        bright = _lab(crop)[..., 0]
+        bright = lab(crop)[..., 0]
         fine = bright - cv2.GaussianBlur(bright, (0, 0), 2.0)
         return float(np.average(np.abs(fine), weights=skin + 1e-6))
 
@@ -165,12 +142,12 @@ def _teeth(after: Crop, seen: Landmarks, own: Landmarks) -> dict[str, float]:
         return {"glaring": 0.0, "red": 0.0}
     inside = np.zeros((SIDE, SIDE), np.uint8)
     cv2.fillPoly(inside, [np.rint(seen[60:68]).astype(np.int32)], (1,))
-    lab, skin = _lab(after), _skin(own, seen) > 0.5
+    pixels, skin = lab(after), _skin(own, seen) > 0.5
     if not inside.any() or not skin.any():
         return {"glaring": 0.0, "red": 0.0}
-    bright = lab[inside > 0]
+    bright = pixels[inside > 0]
     teeth = bright[bright[:, 0] >= np.percentile(bright[:, 0], 60)].mean(0)
-    around = lab[skin]
+    around = pixels[skin]
     high = np.percentile(around[:, 0], 75)
     return {
         "glaring": float(teeth[0] - high),

@@ -49,6 +49,19 @@ class Landmarks(nnx.Module):
 
     def __call__(self, images: Images) -> Float[Array, "batch 68 2"]:
         """Landmarks (x, y) in the pictures' own pixels, whose centres are at whole numbers."""
+        return _middle(self.heat(images)) * images.shape[1] - 0.5
+
+    def spread(self, images: Images) -> Float[Array, "batch 68"]:
+        """The deviation of where each landmark may be, in sides of the picture.
+
+        Of what is covered the network knows only where it should be, and its map is wide.
+        """
+        heat = self.heat(images)
+        square = _middle(heat, 2) - _middle(heat) ** 2
+        return jnp.sqrt(jnp.maximum(jnp.sum(square, axis=-1), 0))
+
+    def heat(self, images: Images) -> Float[Array, "batch side side 68"]:
+        """A map for each landmark, whose softmax is where it may be."""
         batch, side = images.shape[:2]
         if side != self.size:
             shape = (batch, self.size, self.size, 3)
@@ -62,7 +75,7 @@ class Landmarks(nnx.Module):
         x = jax.nn.silu(self.join(jnp.concatenate([_doubled(x), middle], axis=-1)))
         x = x + jax.nn.silu(self.up(x))
         maps = self.maps(jnp.concatenate([_doubled(x), fine], axis=-1))
-        return _middle(maps.astype(jnp.float32)) * side - 0.5
+        return maps.astype(jnp.float32)
 
 
 def _patches(images: Images) -> Features:
@@ -83,12 +96,14 @@ def _doubled(x: Features) -> Features:
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
-def _middle(maps: Float[Array, "batch side side points"]) -> Float[Array, "batch points 2"]:
-    """The mean place (x, y) under each map's softmax, 0 to 1 in the picture."""
+def _middle(
+    maps: Float[Array, "batch side side points"], power: int = 1
+) -> Float[Array, "batch points 2"]:
+    """The mean place (x, y) under each map's softmax, 0 to 1 in the picture, or of its powers."""
     batch, side, _, points = maps.shape
     share = jax.nn.softmax(maps.reshape(batch, side * side, points), axis=1)
     share = share.reshape(batch, side, side, points)
-    spots = (jnp.arange(side, dtype=jnp.float32) + 0.5) / side
+    spots = ((jnp.arange(side, dtype=jnp.float32) + 0.5) / side) ** power
     x = jnp.einsum("byxp,x->bp", share, spots)
     y = jnp.einsum("byxp,y->bp", share, spots)
     return jnp.stack([x, y], axis=-1)
