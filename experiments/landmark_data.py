@@ -1,16 +1,20 @@
 """Faces with landmarks as `experiments.landmark_faces` writes them, and errors on them."""
 
+import io
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
+from jaxtyping import Float
 
 from fxjax import files, images
 from fxjax.nn.landmarks import Landmarks
 from fxjax.train_landmarks import Faces
-from fxjax.types import Photos
+from fxjax.types import Photo, Photos
 
+NAMES = ("pictures", "landmarks", "source")  # of the arrays in a file
 HELD_BACK = "samples"  # the source whose last pictures are held back
 PARTS = {"jaw": range(17), "brows": range(17, 27), "nose": range(27, 36), "eyes": range(36, 48),
          "mouth": range(48, 68)}  # fmt: skip
@@ -55,3 +59,19 @@ def errors(network: Landmarks, pictures: Photos, wanted: np.ndarray) -> dict[str
     far = 100 * np.linalg.norm(np.concatenate(parts) - wanted, axis=2) / eyes[:, None]
     found = {name: float(far[:, list(points)].mean()) for name, points in PARTS.items()}
     return {"all": float(far.mean())} | found
+
+
+def packed(name: str, seen: Sequence[tuple[Photo, Float[np.ndarray, "68 2"]]]) -> bytes:
+    """Faces of one source with their landmarks, as an npz."""
+    buffer = io.BytesIO()
+    pictures = np.stack([picture for picture, _ in seen]) if seen else np.zeros((0, 1, 1, 3))
+    points = np.array([landmarks for _, landmarks in seen], np.float32).reshape(-1, 68, 2)
+    arrays = (pictures.astype(np.uint8), points, np.array([name] * len(seen), str))
+    np.savez(buffer, **dict(zip(NAMES, arrays, strict=True)))
+    return buffer.getvalue()
+
+
+def part(place: epath.Path) -> tuple[np.ndarray, ...]:
+    """The arrays of such an npz, by `NAMES`."""
+    with np.load(io.BytesIO(place.read_bytes()), allow_pickle=False) as arrays:
+        return tuple(arrays[name] for name in NAMES)

@@ -5,12 +5,15 @@
 
 Landmarks are those that dlib finds, looked up five times in the upright crop. Pictures that are not
 aligned (renders, photos) are. Faces that dlib does not find are left out, and a line says how many.
+Killed at any moment, the same command goes on.
 """
 
 import dataclasses
+import hashlib
 import io
-from collections.abc import Iterable
-from typing import Annotated
+import json
+from collections.abc import Callable, Iterable, Iterator
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
@@ -18,11 +21,13 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from experiments import smile_samples
+from experiments.landmark_data import NAMES, packed, part
 from experiments.launch import launch
 from fxjax import align, data, detect, files, images, zoo
 from fxjax.types import Photo
 
 PSI = (0.7, 0.85, 1.0)  # truncations of the samples, in turn
+PART = 256  # pictures that are labelled between saves; a multiple of 32
 LOOK, LEAST = 256, 128  # pixels in which dlib looks, and of a picture that it can look at
 
 
@@ -61,44 +66,45 @@ def located(
 
 def main(config: Config) -> None:
     """Draws and reads, finds landmarks, writes."""
-    detector, faces, points, names = detect.Detector(), [], [], []
+    dst = files.absolute(config.dst)
+    settings = dataclasses.asdict(config) | {"dst": ""}
+    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]
+    folder, detector, places = dst.parent / f"{dst.name}.{key}.parts", detect.Detector(), []
 
-    def add(name: str, pictures: Iterable[Photo], count: int) -> None:
-        bar = tqdm(pictures, name, count, disable=None)
-        kept = [one for p in bar if (one := located(detector, p, config.size)) is not None]
-        for face, landmarks in kept:
-            faces.append(face)
-            points.append(landmarks)
-            names.append(name)
-        print(f"{name}: {len(kept)} faces of {count}", flush=True)
+    def add(name: str, count: int, read: Callable[[slice], Iterable[Photo]]) -> None:
+        """Labels pictures, PART at a time, those that an earlier run did not."""
+        mine = [folder / f"{name}_{k:08d}.npz" for k in range(0, count, PART)]
+        for k, place in enumerate(tqdm(mine, name, unit=f" x {PART}", disable=None)):
+            if not place.exists():
+                pictures = read(slice(k * PART, min((k + 1) * PART, count)))
+                seen = [located(detector, picture, config.size) for picture in pictures]
+                files.write(place, packed(name, [one for one in seen if one is not None]))
+        places.extend(mine)
+        print(f"{name}: {sum(len(part(place)[1]) for place in mine)} faces of {count}", flush=True)
 
     for source in config.pictures:
         pictures, _ = data.read_pictures(source, max(config.size, LEAST))
-        add(files.absolute(source).stem, pictures, len(pictures))
+        add(files.absolute(source).stem, len(pictures), lambda some, all=pictures: all[some])
     if config.samples:
         generator = zoo.load(config.model, part="generator")
         numbers = range(config.seed, config.seed + config.samples)
-        drawn = (
-            picture
-            for k in range(0, config.samples, 32)
-            for picture in smile_samples.drawn(
-                generator,
-                smile_samples.codes(generator, numbers[k : k + 32], PSI[k // 32 % len(PSI)]),
-                numbers[k : k + 32],
-                config.size,
-            )
-        )
-        add("samples", drawn, config.samples)
-    if not faces:
+        add("samples", config.samples, lambda some: _drawn(generator, numbers, some, config.size))
+    found = [one for place in places if len((one := part(place))[1])]
+    if not found:
         raise ValueError("no faces: give --samples or --pictures that show some")
     buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        pictures=np.stack(faces),
-        landmarks=np.stack(points).astype(np.float32),
-        source=np.array(names),
-    )
-    files.write(config.dst, buffer.getvalue())
+    arrays = [np.concatenate(each) for each in zip(*found, strict=True)]
+    np.savez_compressed(buffer, **dict(zip(NAMES, arrays, strict=True)))
+    files.write(dst, buffer.getvalue())
+    files.remove(folder.parent, [folder.name])
+
+
+def _drawn(generator: Any, numbers: range, some: slice, size: int) -> Iterator[Photo]:
+    """Some of the samples, 32 at a time, each 32 with the next truncation."""
+    for k in range(some.start, some.stop, 32):
+        few = numbers[k : min(k + 32, some.stop)]
+        codes = smile_samples.codes(generator, few, PSI[k // 32 % len(PSI)])
+        yield from smile_samples.drawn(generator, codes, few, size)
 
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ def test_system_a_takes_the_drivers_expression_on_the_same_faces(root, tmp_path)
     found = [place for place in places if place is not None]
     held = Labelled(samples, np.array([0, 1, 1]), ("first", "second"), np.full(3, -1))
     engine = label_transfers.engine_of("faces", 128, 3)
-    engine.settings = dataclasses.replace(engine.settings, steps=20, rows=((3,),))
+    engine.settings = dataclasses.replace(engine.settings, steps=4, rows=((3,),))
     engine.groups = ((3,),)
     every = label_transfers.changed(engine, found, held)
     assert every.shape == (3, 2, 128, 128, 3)

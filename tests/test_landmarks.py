@@ -145,6 +145,37 @@ def test_faces_are_labelled(faces, shared):
         landmark_faces.main(landmark_faces.Config(faces + "2", samples=0))
 
 
+def test_labelling_goes_on_after_a_kill(tmp_path, monkeypatch):
+    """Parts that were written are not looked at again, and the result is that of one run."""
+    monkeypatch.setattr(landmark_faces, "PART", 2)
+    looked, whole = [], landmark_faces.located
+    for number in range(6):
+        save_image(tmp_path / "in" / f"{number}.png", np.roll(ASTRONAUT[:256, 96:352], number, 1))
+
+    def counted(most, detector, picture, size):
+        if len(looked) == most:
+            raise KeyboardInterrupt
+        looked.append(picture)
+        return whole(detector, picture, size)
+
+    def run(name: str, most: int) -> None:
+        monkeypatch.setattr(landmark_faces, "located", functools.partial(counted, most))
+        paths = {"dst": str(tmp_path / name), "pictures": (str(tmp_path / "in"),)}
+        landmark_faces.main(landmark_faces.Config(**paths, samples=0, size=128))
+
+    with pytest.raises(KeyboardInterrupt):
+        run("a.npz", 5)
+    assert not (tmp_path / "a.npz").exists()
+    run("a.npz", 7)  # two of the last part, of which one was lost
+    assert len(looked) == 7
+    run("b.npz", 13)
+    one, other = (np.load(tmp_path / name) for name in ("a.npz", "b.npz"))
+    for name in ("pictures", "landmarks", "source"):
+        np.testing.assert_array_equal(one[name], other[name])
+    assert len(one["source"]) >= 5
+    assert not list(tmp_path.glob("*.parts"))
+
+
 def test_a_run_learns_stops_goes_on_and_exports(faces, tmp_path, monkeypatch, capsys):
     """Stopped in between and gone on with, a run ends with the same bits."""
     whole = train_landmarks.Run((faces,), str(tmp_path / "one"), apart=3, report_every=5)
