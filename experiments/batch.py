@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from experiments import inversion, invert, runfolder, transfer_flags, worklist
 from experiments.photos import beside, find, fits_a_line, free_name, photo_names, shown
-from fxjax import align, data, files, images, zoo
+from fxjax import align, files, images, tables, zoo
 from fxjax.engine import LAYERS
 from fxjax.transfer_types import Located
 from fxjax.types import Codes
@@ -87,14 +87,14 @@ def read_pairs(config: Pairs) -> list[Pair]:
 
 
 def _table(source: epath.Path) -> list[tuple[epath.Path, epath.Path]]:
-    rows = data.read_rows(source)
+    rows = tables.read(source)
     wanted = ("appearance", "expression")
-    if not all(row.get(name) for row in rows for name in wanted):
+    if rows and not set(wanted) <= rows[0].keys():
         raise ValueError(
-            f"{source}: want a CSV whose first line names the columns appearance and expression, "
-            "and both in each row"
+            f"{source}: want a CSV whose first line names the columns appearance and expression; "
+            f"it names {', '.join(rows[0])}"
         )
-    first, second = ([beside(source, row[name]) for row in rows] for name in wanted)
+    first, second = ([beside(source, row.filled(name)) for row in rows] for name in wanted)
     return list(zip(first, second, strict=True))
 
 

@@ -4,14 +4,29 @@ import contextlib
 import csv
 import io
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from etils import epath
 
+_KEPT = ("gs", "s3", "az")  # what epath reads; others are for browsers
+
+
+def given(path: epath.PathLike) -> epath.Path:
+    """A path as it is. Raises ValueError for a URL."""
+    text = os.fspath(path)
+    kind = re.match(r"data(?=:)|(?:https?|ftps?|file)(?=:/)|[A-Za-z][A-Za-z0-9+.-]+(?=://)", text)
+    if kind and kind[0] not in _KEPT:
+        raise ValueError(
+            f"{text[:200]} is a URL where a file is wanted: download it first and give the file "
+            "(gs:// is read as it is)"
+        )
+    return epath.Path(path)
+
 
 def absolute(path: epath.PathLike) -> epath.Path:
-    """The absolute path; `~` is expanded, gs:// stays as it is."""
-    found = epath.Path(path)
+    """The absolute path; `~` is expanded, gs:// stays as it is. Raises ValueError for a URL."""
+    found = given(path)
     return found if "://" in os.fspath(found) else found.expanduser().resolve()
 
 

@@ -18,6 +18,11 @@ from PIL import Image as Pillow
 from fxjax import files
 from fxjax.types import Photo, Photos
 
+# HEIC and AVIF are here to be refused by name rather than left out in silence.
+ENDINGS = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
+    *(".heic", ".heif", ".avif", ".jp2", ".jxl"),
+)
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 _MOST_BYTES, _MOST_PIXELS = 2**30, 120_000_000
 
@@ -76,7 +81,11 @@ def load_image(path: epath.PathLike) -> Photo:
         raise ValueError(f"{source} is a pipe, socket or device; give a picture file")
     if source.stat().length > _MOST_BYTES:
         raise ValueError(f"{source} is too large for a picture: over {_MOST_BYTES >> 20} MiB")
-    data = source.read_bytes()
+    return decode(source.read_bytes(), str(source))
+
+
+def decode(data: bytes, name: str) -> Photo:
+    """A picture file's bytes as `load_image` reads them; `name` is what errors call it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata does not matter, only pixels do
@@ -91,11 +100,11 @@ def load_image(path: epath.PathLike) -> Photo:
     except UnidentifiedImageError:
         kind = "HEIC or AVIF, not read here" if data[4:8] == b"ftyp" else f"{len(data)} bytes"
         raise ValueError(
-            f"{source} is not a picture ({kind}); give a PNG, JPEG, WebP, GIF, BMP or TIFF file"
+            f"{name} is not a picture ({kind}); give a PNG, JPEG, WebP, GIF, BMP or TIFF file"
         ) from None
     except Exception as error:  # broken files raise a dozen kinds
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{source} cannot be read: {reason}") from None
+        raise ValueError(f"{name} cannot be read: {reason}") from None
 
 
 def _srgb(picture: Pillow.Image) -> Photo:
