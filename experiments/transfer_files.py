@@ -26,7 +26,19 @@ def write(
     facts: Mapping[str, str],
     top: int,
 ) -> None:
-    """Writes one face's files, with the results of the `top` best masks."""
+    """Writes one face's files, with the results of the `top` best masks; all or none of them."""
+    with files.filled(out) as place:
+        _write(place, engine, result, measured, facts, top)
+
+
+def _write(
+    out: epath.Path,
+    engine: Engine,
+    result: Transfer,
+    measured: Sequence[assess.Assessed],
+    facts: Mapping[str, str],
+    top: int,
+) -> None:
     text = note(facts["model"])
     save_image(out / "result.png", result.image, note=text)
     save_image(out / "side_by_side.png", result.side_by_side(), note=text)
