@@ -160,11 +160,12 @@ def known(out: epath.Path, entry: worklist.Entry) -> Known:
         raise ValueError(f"{entry.photo}: its inversion failed")
     with place.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         code = np.asarray(arrays["ws"], np.float32)
-    photo = images.load_image(entry.photo)
+    photo, cutout = images.load_layers(entry.photo)
     matrix = np.array(entry.photo_from_crop)
     target = images.load_image(out / "inversion" / "targets" / f"{entry.name}.png")
     crop = align.Crop(images.from_uint8(target), matrix)
-    return Known(Located(photo, np.array(entry.landmarks), crop), code)
+    landmarks, which = np.array(entry.landmarks), (entry.number, entry.faces)
+    return Known(Located(photo, landmarks, crop, cutout, *which), code)
 
 
 def each(

@@ -40,7 +40,7 @@ def _write(
     top: int,
 ) -> None:
     text = note(facts["model"])
-    save_image(out / "result.png", result.image, note=text)
+    save_image(out / "result.png", result.picture, note=text)
     save_image(out / "side_by_side.png", result.side_by_side(), note=text)
     buffer = io.BytesIO()
     np.savez(
@@ -54,7 +54,7 @@ def _write(
         faces = result.person, result.driver
         for place, mask in enumerate(result.ranked.masks[1:top], start=2):
             again = engine.pair(*faces, codes, mask=mask, tuned=result.generator)
-            save_image(out / f"result_{place}.png", again.image, note=text)
+            save_image(out / f"result_{place}.png", again.picture, note=text)
 
     def draw(masks: np.ndarray) -> np.ndarray:
         return np.asarray(engine.draw(mix.mixed(codes[0], codes[1], masks), result.generator))

@@ -55,13 +55,16 @@ class Faces:
 
         Raises ValueError if there is none.
         """
-        pixels = photo if isinstance(photo, np.ndarray) else images.load_image(photo)
+        given = isinstance(photo, np.ndarray)
+        pixels, cutout = (photo, None) if given else images.load_layers(photo)
         where = "the photo" if isinstance(photo, np.ndarray) else str(photo)
         try:
-            return [
-                Located(pixels, f.landmarks, align.align(pixels, f.landmarks, self.resolution))
-                for f in detect.choose(self.detector(pixels), face)
-            ]
+            faces, found = self.detector(pixels), []
+            for one in detect.choose(faces, face):
+                crop = align.align(pixels, one.landmarks, self.resolution)
+                number = next(k for k, each in enumerate(faces) if each is one)
+                found.append(Located(pixels, one.landmarks, crop, cutout, number, len(faces)))
+            return found
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
 
@@ -112,12 +115,14 @@ class Faces:
 
     def preflight(self, person: Located, driver: Located) -> Verdict:
         """What may go wrong with a pair, before anything is done."""
-        return verdict.preflight(
+        found = verdict.preflight(
             person.landmarks,
             driver.landmarks,
             verdict.width(person.landmarks),
             verdict.width(driver.landmarks),
         )
+        several = person.which("the photo") + driver.which("the driver's")
+        return found._replace(words=several + found.words)
 
     def verdict(self, person: Located, driver: Located, photo: Photo) -> Verdict:
         """What is wrong with the person's photo after a change."""
