@@ -5,6 +5,7 @@ import csv
 import io
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from etils import epath
@@ -41,6 +42,29 @@ def write(path: epath.PathLike, data: bytes) -> None:
     with _made(target.parent), _naming(target):
         try:
             temporary.write_bytes(data)
+            temporary.replace(target)
+        except BaseException:
+            _away(temporary)
+            raise
+
+
+@contextlib.contextmanager
+def local(path: epath.PathLike) -> Iterator[str]:
+    """Yields a name on a local disk to write to, whose file becomes `path` after the block.
+
+    For libraries that write files by themselves; all or nothing, as `write`.
+    """
+    target = absolute(path)
+    if "://" in os.fspath(target):
+        with tempfile.TemporaryDirectory() as folder:
+            name = os.path.join(folder, target.name)
+            yield name
+            write(target, epath.Path(name).read_bytes())
+        return
+    temporary = _sibling(target, "tmp")
+    with _made(target.parent), _naming(target):
+        try:
+            yield os.fspath(temporary)
             temporary.replace(target)
         except BaseException:
             _away(temporary)

@@ -116,7 +116,7 @@ def test_a_place_that_takes_no_folder_is_named(tmp_path, monkeypatch, out):
     monkeypatch.setattr("sys.argv", ["command", f"--out={tmp_path / out}"])
     with pytest.raises(SystemExit, match=r"error: .*(Not a directory|No such file).*out"):
         launch.launch(Config, lambda config: save_image(f"{config.out}/x.png", NOISE))
-    with pytest.raises(OSError, match="file|out"), files.new_folder(tmp_path / out):
+    with pytest.raises(OSError, match=r"file|out"), files.new_folder(tmp_path / out):
         raise AssertionError("the block ran")
     assert os.listdir(tmp_path) == ["file"]
 

@@ -53,6 +53,7 @@ HOMES = {
         "experiments.train_expression",
     ),
     "absl": ("experiments", "converters"),
+    "av": ("experiments.video",),
     "h5py": ("converters",),
     "torch": ("converters",),
     "pickle": (),
