@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
-from etils import epath
 
 from converters.source import Opened, Source, WeightError, open_weights
 from experiments.launch import launch
+from fxjax import files
 from fxjax.checkpoint import save_model
 
 Arrays = dict[str, np.ndarray]
@@ -134,7 +134,7 @@ def run(convert: Callable[[Opened, Choice], Model]) -> None:
     """Command line: --src FILE --dst FOLDER; one clear line and exit status 1 on a mistake."""
 
     def main(config: Config) -> None:
-        if not config.overwrite and epath.Path(config.dst).exists():
+        if not config.overwrite and files.absolute(config.dst).exists():
             raise FileExistsError(f"{config.dst} exists; give --overwrite to replace it")
         opened = open_weights(config.src, sha256=config.sha256)
         model = convert(opened, Choice(config.network, config.resolution))

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from converters.hdf5 import KerasError, read_keras
 from converters.networks import Network, read_networks
 from converters.pickles import WeightError, shorten
 from converters.torchfile import read_stream, read_zip, state_dicts
+from fxjax import files
 
 __all__ = ["Network", "Opened", "Source", "WeightError", "open_weights"]
 
@@ -56,7 +56,7 @@ def open_weights(path: str, *, sha256: str | None = None) -> Opened:
             the one whose `sha256` was given. Nothing else is raised, whatever the bytes.
     """
     try:
-        data = epath.Path(path).read_bytes()
+        data = files.given(path).read_bytes()
         digest = hashlib.sha256(data).hexdigest()
         if sha256 is not None and digest != sha256.strip().lower():
             raise WeightError(f"has sha256 {digest}, not {shorten(sha256)}; get the file again")

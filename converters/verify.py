@@ -15,11 +15,11 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 
 import fxjax
 from experiments.launch import launch
 from fxjax.checkpoint import read_card
+from fxjax.files import given
 from fxjax.images import to_uint8
 from fxjax.nn import generator as gen
 from fxjax.nn.layers import Noise
@@ -322,7 +322,7 @@ INPUTS = re.compile(r"z\d?|labels|c|w_plus_random|ws_random|noise\d+|image_uint8
 
 def verify(model: str, reference: str) -> Iterator[Row]:
     """Compares every array of the folder; ValueError if folder and model do not belong together."""
-    folder = epath.Path(reference)
+    folder = given(reference)
     if not (folder / "meta.json").exists():
         raise ValueError(
             f"{reference}: no meta.json; want a folder with meta.json and reference*.npz"

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from experiments import inversion, invert, runfolder, transfer_flags, worklist
 from experiments.photos import beside, find, fits_a_line, free_name, photo_names, shown
-from fxjax import align, data, files, images, zoo
+from fxjax import align, files, images, tables, zoo
 from fxjax.engine import LAYERS, feature_size
 from fxjax.transfer_types import Located
 from fxjax.types import Codes
@@ -87,14 +87,14 @@ def read_pairs(config: Pairs) -> list[Pair]:
 
 
 def _table(source: epath.Path) -> list[tuple[epath.Path, epath.Path]]:
-    rows = data.read_rows(source)
+    rows = tables.read(source)
     wanted = ("appearance", "expression")
-    if not all(row.get(name) for row in rows for name in wanted):
+    if rows and not set(wanted) <= rows[0].keys():
         raise ValueError(
-            f"{source}: want a CSV whose first line names the columns appearance and expression, "
-            "and both in each row"
+            f"{source}: want a CSV whose first line names the columns appearance and expression; "
+            f"it names {', '.join(rows[0])}"
         )
-    first, second = ([beside(source, row[name]) for row in rows] for name in wanted)
+    first, second = ([beside(source, row.filled(name)) for row in rows] for name in wanted)
     return list(zip(first, second, strict=True))
 
 
@@ -163,11 +163,12 @@ def known(out: epath.Path, entry: worklist.Entry) -> Known:
         raise ValueError(f"{entry.photo}: its inversion failed")
     with place.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         code = np.asarray(arrays["ws"], np.float32)
-    photo = images.load_image(entry.photo)
+    photo, cutout = images.load_layers(entry.photo)
     matrix = np.array(entry.photo_from_crop)
     target = images.load_image(out / "inversion" / "targets" / f"{entry.name}.png")
     crop = align.Crop(images.from_uint8(target), matrix)
-    return Known(Located(photo, np.array(entry.landmarks), crop), code)
+    landmarks, which = np.array(entry.landmarks), (entry.number, entry.faces)
+    return Known(Located(photo, landmarks, crop, cutout, *which), code)
 
 
 def each(

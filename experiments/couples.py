@@ -45,9 +45,10 @@ def rated(
             continue
         turn = expression.pose(points[row["filename"]])[:2]
         candidate = Candidate(row["filename"], row["source_id"], turn)
-        if float(row["happy"]) <= straight:
+        happy = row.float("happy")
+        if happy <= straight:
             glum.append(candidate)
-        elif float(row["happy"]) >= smiling:
+        elif happy >= smiling:
             glad.append(candidate)
     return glum, glad
 

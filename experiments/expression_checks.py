@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from etils import epath
 
-from fxjax import data, detect, expression, files
+from fxjax import data, detect, expression, files, tables
 
 SMILE = ("mouthSmile_L", "mouthSmile_R")
 LABELLED = 80  # pictures of each label that are looked at
@@ -53,7 +53,7 @@ def labelled(
 ) -> np.ndarray:
     """Coefficients of the first pictures with a label in expressions/, one per person."""
     base, detector, found = files.absolute(folder) / "expressions", detect.Detector(), []
-    rows = data.read_rows(base / "train.csv")
+    rows = tables.read(base / "train.csv")
     people = {row["person"]: row for row in rows if row["expression"] == label}
     with (base / "train_128_gray.zip").open("rb") as file, zipfile.ZipFile(file) as archive:
         inside = {name.rsplit("/", 1)[-1]: name for name in archive.namelist()}
@@ -84,7 +84,7 @@ def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
 
 def read_good(
     folder: epath.PathLike, table: str, points: str, weights: expression.Weights
-) -> tuple[list[dict[str, str]], np.ndarray]:
+) -> tuple[list[tables.Row], np.ndarray]:
     """Rows of a table whose landmarks are good, and the coefficients of their faces."""
     base = files.absolute(folder)
     with (base / points).open("rb") as file, np.load(file, allow_pickle=False) as arrays:

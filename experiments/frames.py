@@ -2,9 +2,7 @@
 
 import io
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -12,15 +10,16 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
-from experiments import inversion
+from experiments import inversion, video
 from experiments.photos import find
 from fxjax import align, files
 from fxjax.images import load_image
+from fxjax.transfer_types import Located
 from fxjax.types import Photo
 
-MOST_PIXELS = 120_000_000  # of a frame, as of a photo
+HIGH = 720  # pixels at most of a side-by-side video
 FOLDERS = ("codes", "frames")
-FILES = ("frames.csv", "result.mp4", "state.json")
+FILES = ("frames.csv", "result.mp4", "side_by_side.mp4", "state.json")
 
 
 class Source:
@@ -31,8 +30,10 @@ class Source:
     """
 
     def __init__(self, driver: str, out: epath.Path, most: int):
-        self.path, self.most, self.rate = files.absolute(driver), most, 25.0
+        self.path, self.most = files.absolute(driver), most
         self._paths: list[epath.Path] | None = None
+        self._video: video.Video | None = None
+        video.library()  # the result is one, whatever the driver is
         if not self.path.exists():
             raise FileNotFoundError(f"no video or folder of frames {self.path} (--driver)")
         if self.path.is_relative_to(out / "frames"):
@@ -41,25 +42,9 @@ class Source:
             paths, _ = find(driver, out / "frames")
             self._paths, found = paths[:most], len(paths)
         else:
-            found = self._measure()
+            self._video = video.Video(self.path)
+            found = self._video.held
         self.count, self.left = min(most, found), max(0, found - most)
-
-    def _measure(self) -> int:
-        """Notes a video's rate; how many frames it says that it has, or else how many it has."""
-        video = self._open()
-        width, height = (
-            video.get(at) for at in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
-        )
-        if width * height > MOST_PIXELS:
-            raise ValueError(
-                f"{self.path} has frames of {width:.0f}x{height:.0f} pixels: too large"
-            )
-        self.rate = video.get(cv2.CAP_PROP_FPS) or self.rate
-        found = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
-        if found < 1:  # as browsers record
-            found = sum(1 for _ in iter(video.grab, False))
-        video.release()
-        return found
 
     def lengths(self) -> dict[str, int]:
         """The bytes of the video, or of each frame."""
@@ -67,31 +52,36 @@ class Source:
             return {self.path.name: self.path.stat().length}
         return {str(path.relative_to(self.path)): path.stat().length for path in self._paths}
 
-    def _open(self) -> cv2.VideoCapture:
-        video = cv2.VideoCapture(os.fspath(self.path)) if os.path.isfile(self.path) else None
-        if video is None or not video.isOpened():
-            raise ValueError(
-                f"{self.path} cannot be read as a video; give another, or a folder of frames"
-            )
-        return video
-
     def __iter__(self) -> Iterator[Photo]:
-        """The frames as RGB."""
-        if self._paths is not None:
-            yield from (load_image(path) for path in self._paths)
+        """The frames as RGB, as far as they can be read."""
+        if self._video is None:
+            yield from (load_image(path) for path in self._paths or ())
+        else:
+            yield from self._video.first(self.count)
+
+    def lost(self) -> str:
+        """What a whole iteration did not find of what the video's header promised, or ""."""
+        found = self._video
+        if found is None:
+            return ""
+        if found.read >= min(self.most, found.promised):
+            first = f"{self.path}: {found.broken} frames before number {found.read} are damaged"
+            return f"{first} and left out" if found.broken else ""
+        return (
+            f"{self.path}: its header promises {found.promised} frames and {found.read} could be "
+            f"read: {found.promised - found.held} are missing, {found.held - found.read} damaged"
+        )
+
+    def write(self, path: epath.Path, pictures: Iterable[Photo], note: str) -> None:
+        """A picture for each frame of an iteration as a video, at its time and with the sound."""
+        found = self._video
+        if found is None:
+            times, base, rate = list(range(self.count + 1)), 1 / video.USUAL, video.USUAL
+            video.write(path, pictures, times, base, rate, note=note)
             return
-        video, number = self._open(), 0
-        try:
-            while number < self.most:
-                good, frame = video.read()
-                if not good:
-                    break
-                number += 1
-                yield np.ascontiguousarray(frame[..., ::-1])
-        finally:
-            video.release()
-        if not number:
-            raise ValueError(f"{self.path} holds no frame that can be read")
+        options = {"sound": found, "whole": not self.left, "note": note}
+        times = list(found.times)
+        video.write(path, pictures, times, found.base, found.rate, **options)
 
 
 def inputs(appearance: str, source: Source, model: str, features: str) -> dict[str, Any]:
@@ -131,6 +121,18 @@ def check(out: epath.Path, settings: Mapping[str, Any], made_of: Mapping[str, An
         )
 
 
+def several(person: Located, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which faces were taken where there are several, in lines."""
+    crowded = [row["frame"] for row in rows if row.get("faces", 1) > 1]
+    lines = list(person.which("the photo"))
+    if crowded:
+        lines.append(
+            f"{len(crowded)} frames have several faces, the first is {crowded[0]}: the largest of "
+            "each was taken"
+        )
+    return lines
+
+
 def code(place: epath.Path, find_code: Callable[[], Any]) -> Float[np.ndarray, "rows dim"]:
     """A saved code, or a new one that is saved."""
     if place.exists():
@@ -157,17 +159,21 @@ def steadied(faces: Mapping[int, align.Landmarks]) -> dict[int, align.Landmarks]
     return found
 
 
-def write_video(path: epath.Path, pictures: Sequence[epath.Path], rate: float) -> None:
-    """Pictures of one size as an MP4 file."""
-    height, width = load_image(pictures[0]).shape[:2]
-    even = (width - width % 2, height - height % 2)  # the codec wants even sides
-    with tempfile.TemporaryDirectory() as folder:
-        name = os.path.join(folder, "result.mp4")
-        kind = cv2.VideoWriter.fourcc(*"mp4v")
-        writer = cv2.VideoWriter(name, kind, rate, even)
-        for picture in pictures:
-            frame = load_image(picture)[: even[1], : even[0], ::-1]
-            writer.write(np.ascontiguousarray(frame))
-        writer.release()
-        with open(name, "rb") as file:
-            files.write(path, file.read())
+def write_videos(
+    out: epath.Path, pictures: Sequence[epath.Path], source: Source, note: str
+) -> None:
+    """Writes result.mp4, and side_by_side.mp4 with the driver's frames to the left."""
+    source.write(out / "result.mp4", (load_image(path) for path in pictures), note)
+    pairs = (_beside(*pair) for pair in zip(source, map(load_image, pictures), strict=False))
+    source.write(out / "side_by_side.mp4", pairs, note)
+
+
+def _beside(frame: Photo, photo: Photo) -> Photo:
+    """Both at one height, of at most `HIGH` pixels."""
+    high = min(len(photo), HIGH)
+    sizes = [(max(1, round(each.shape[1] * high / len(each))), high) for each in (frame, photo)]
+    tiles = [
+        cv2.resize(each, size, interpolation=cv2.INTER_AREA)
+        for each, size in zip((frame, photo), sizes, strict=True)
+    ]
+    return np.concatenate(tiles, axis=1)

@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Bool, Float, Int, UInt8
 
-from fxjax import data, files, images
+from fxjax import data, files, images, tables
 from fxjax.nn import fader
 
 APART = 20  # one person in so many is never trained on
@@ -128,7 +128,7 @@ def read_labels(
 
     A column `held_back` (0 or 1) says so itself; else it follows from who is shown.
     """
-    source, rows = files.absolute(table), data.read_rows(table)
+    source, rows = files.absolute(table), tables.read(table)
     columns: Mapping[str, str] = rows[0] if rows else {}
     file = next((name for name in ("file", "filename") if name in columns), None)
     if file is None or not {"expression", "happy"} & columns.keys():
@@ -136,21 +136,17 @@ def read_labels(
             f"{source} wants the columns file,expression (or filename,happy: ratings); it has "
             f"{','.join(columns) or 'no rows'}"
         )
-    data.refuse_repeated([row[file] for row in rows], f"rows of {source}")
+    data.refuse_repeated([row.filled(file) for row in rows], f"rows of {source}")
     if "expression" in columns:
-        if bare := [row[file] for row in rows if not (row["expression"] or "").strip()]:
-            raise ValueError(
-                f"{source} has no expression for {len(bare)} of {len(rows)} files, the first is "
-                f"{bare[0]}; fill them in or take the rows out"
-            )
-        labels = {row[file]: row["expression"].strip() for row in rows}
+        if bare := [row for row in rows if not row["expression"]]:
+            what = f"no expression for {len(bare)} of {len(rows)} files, the first is "
+            raise bare[0].error("expression", f"{what}{bare[0][file]}; fill them in")
+        labels = {row[file]: row["expression"] for row in rows}
     else:
-        labels = {row[file]: _rated(row["happy"], thresholds) for row in rows}
+        labels = {row[file]: _rated(row, thresholds) for row in rows}
     if "held_back" in columns:
         if odd := [row for row in rows if row["held_back"] not in ("0", "1")]:
-            raise ValueError(
-                f"{source} has held_back {odd[0]['held_back']!r} for {odd[0][file]}; want 0 or 1"
-            )
+            raise odd[0].error("held_back", f"{odd[0]['held_back']!r}; want 0 or 1")
         apart = [row["held_back"] == "1" for row in rows]
     elif {"kind", "source_id"} <= columns.keys():
         apart = data.held_back_rows(rows)
@@ -161,18 +157,16 @@ def read_labels(
 
 def _pairs(table: epath.PathLike, names: Sequence[str]) -> Int[np.ndarray, " count"]:
     """Numbers of the pairs that the column `pair` names; -1 where it is empty or not there."""
-    rows = {
-        row.get("file") or row.get("filename"): row.get("pair") for row in data.read_rows(table)
-    }
+    rows = {row.get("file") or row.get("filename"): row.get("pair") for row in tables.read(table)}
     number: dict[str, int] = {}
     found = [rows.get(name) for name in names]
     return np.array([number.setdefault(pair, len(number)) if pair else -1 for pair in found])
 
 
-def _rated(rating: str, thresholds: Thresholds) -> str:
-    if not rating:
+def _rated(row: tables.Row, thresholds: Thresholds) -> str:
+    if not row["happy"]:
         return ""
-    value = float(rating)
+    value = row.float("happy")
     if value >= thresholds.happiness:
         return "happiness"
     return "neutral" if value <= thresholds.neutral else ""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from experiments import label_data, pasted_faces, picture_zip, smile_samples
 from experiments.smile_samples import Limits, Reader, Sample
-from fxjax import data, load
+from fxjax import data, load, tables
 
 # Manipulations that turn a straight face into a smile or back; others show the same 30 again.
 SMILING = ("dominant", "outgoing", "trustworthy")
@@ -97,7 +97,7 @@ def rendered(config: Config) -> Iterator[tuple[str, bool, Sample]]:
     """The same for renders."""
     pictures, names = data.read_pictures(config.renders, config.size)
     table = picture_zip.table_of(config.renders)
-    rows = {row.get("file"): row for row in data.read_rows(table)}
+    rows = {row.get("file"): row for row in tables.read(table)}
     for name, picture in zip(names, pictures, strict=True):
         if not {"expression", "person"} <= rows.get(name, {}).keys():
             raise ValueError(f"{table} has no expression and person of {name}; render again")

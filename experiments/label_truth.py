@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 from experiments import label_data, label_training
 from experiments.label_comparison import Trained
-from fxjax import data, images, metrics
+from fxjax import data, images, metrics, tables
 from fxjax.train_labels import Settings
 from fxjax.types import Photos
 
@@ -40,7 +40,7 @@ def read(
     ValueError if no held-back person has two of the expressions.
     """
     pictures, names = data.read_pictures(path, settings.size)
-    rows = {row["file"]: row for row in data.read_rows(table)}
+    rows = {row.filled("file"): row for row in tables.read(table)}
     number = {name: k for k, name in enumerate(settings.names())}
     people: dict[str, dict[int, int]] = {}
     for k, name in enumerate(names):

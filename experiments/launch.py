@@ -234,7 +234,7 @@ def _fill_from_file(values: flags.FlagValues, own: Sequence[Field], path: str) -
     if not source.exists():
         raise FileNotFoundError(f"no settings file {source} (--config)")
     try:
-        entries = json.loads(source.read_text())
+        entries = json.loads(source.read_bytes())  # in any of JSON's encodings
     except ValueError as error:
         raise ValueError(f"{source} is not JSON: {error}") from error
     known = {field.name: field for field in own}

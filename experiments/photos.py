@@ -8,12 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from etils import epath
 
-from fxjax import files
-
-# HEIC and AVIF are here to be refused with a row rather than left out in silence.
-ENDINGS = (
-    ".png .jpg .jpeg .jpe .jfif .webp .gif .bmp .dib .tif .tiff .heic .heif .avif .jp2 .jxl".split()
-)
+from fxjax import files, tables
+from fxjax.images import ENDINGS
 
 
 def find(images: str, out: epath.Path) -> tuple[list[epath.Path], int]:
@@ -49,15 +45,23 @@ def find(images: str, out: epath.Path) -> tuple[list[epath.Path], int]:
 
 def _listed(source: epath.Path) -> list[epath.Path]:
     try:
-        lines = source.read_text().splitlines()
-    except UnicodeDecodeError:
-        raise ValueError(f"{source} is not a list of paths: no text in UTF-8") from None
+        lines = tables.text(source).splitlines()
+    except ValueError as error:
+        raise ValueError(f"{error} (a list of paths is wanted)") from None
     return [beside(source, line.strip()) for line in lines if line.strip()]
 
 
 def beside(source: epath.Path, text: str) -> epath.Path:
-    """The path that a line of a list or table means: relative to the file's folder, or whole."""
-    return epath.Path(text) if "://" in text else source.parent / text
+    """The path that a line of a list or table means: relative to the file's folder, or whole.
+
+    Backslashes part folders, and accents may be written in two ways, where no file is found else.
+    """
+    if "://" in text:
+        return files.given(text)
+    forms = [text, text.replace("\\", "/")]
+    forms += [unicodedata.normalize(way, forms[-1]) for way in ("NFC", "NFD")]
+    found = [source.parent / form for form in dict.fromkeys(forms)]
+    return next((path for path in found if len(found) > 1 and os.path.lexists(path)), found[0])
 
 
 def fits_a_line(path: epath.Path) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from fxjax import data, files, sharding, snapshot
+from fxjax import files, sharding, snapshot, tables
 
 State = TypeVar("State")
 
@@ -174,8 +174,8 @@ class Log:
         self.path = files.absolute(job.out) / "metrics.csv"
         self.rows: list[dict[str, Any]] = []
         if self.path.exists():  # a run that was killed may have logged more than it had saved
-            old = data.read_rows(self.path)
-            self.rows = [dict(row) for row in old if float(row[job.unit]) <= first]
+            old = tables.read(self.path)
+            self.rows = [dict(row) for row in old if row.float(job.unit) <= first]
         self.job, self.last, self.since = job, first, time.monotonic()
         self.extra: dict[str, float] = {}  # measures of now and then, for the rows from now on
         self.board = None

@@ -84,7 +84,7 @@ def main(config: Config) -> None:
         gain, near = measured[0].gain, measured[0].to_person
         print(f"gain {gain:.2f}, identity distance {near:.2f}; open {folder / 'report.html'}")
     if len(results) > 1:
-        save_image(out / "result.png", results[-1].image, note=transfer_files.note(config.model))
+        save_image(out / "result.png", results[-1].picture, note=transfer_files.note(config.model))
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def main(config: Config) -> None:
             generator = tuned[pair.appearance]
             result = engine.pair(person.face, driver.face, codes, tuned=generator)
         note = transfer_files.note(config.model)
-        save_image(out / "results" / f"{pair.name}.png", result.image, note=note)
+        save_image(out / "results" / f"{pair.name}.png", result.picture, note=note)
         crop = judges.crop(result.image, person.face)
         save_image(out / "faces" / f"{pair.name}.png", crop, note=note)
         buffer = io.BytesIO()

@@ -26,9 +26,21 @@ def write(
     facts: Mapping[str, str],
     top: int,
 ) -> None:
-    """Writes one face's files, with the results of the `top` best masks."""
+    """Writes one face's files, with the results of the `top` best masks; all or none of them."""
+    with files.filled(out) as place:
+        _write(place, engine, result, measured, facts, top)
+
+
+def _write(
+    out: epath.Path,
+    engine: Engine,
+    result: Transfer,
+    measured: Sequence[assess.Assessed],
+    facts: Mapping[str, str],
+    top: int,
+) -> None:
     text = note(facts["model"])
-    save_image(out / "result.png", result.image, note=text)
+    save_image(out / "result.png", result.picture, note=text)
     save_image(out / "side_by_side.png", result.side_by_side(), note=text)
     buffer = io.BytesIO()
     np.savez(
@@ -42,7 +54,7 @@ def write(
         faces = result.person, result.driver
         for place, mask in enumerate(result.ranked.masks[1:top], start=2):
             again = engine.pair(*faces, codes, mask=mask, tuned=result.generator)
-            save_image(out / f"result_{place}.png", again.image, note=text)
+            save_image(out / f"result_{place}.png", again.picture, note=text)
 
     def draw(masks: np.ndarray) -> np.ndarray:
         return np.asarray(engine.draw(mix.mixed(codes[0], codes[1], masks), result.generator))

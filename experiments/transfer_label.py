@@ -20,7 +20,7 @@ from tqdm import tqdm
 from experiments import photos, transfer_files
 from experiments.launch import launch
 from fxjax import align, files
-from fxjax.images import contact_sheet, save_image, to_uint8
+from fxjax.images import contact_sheet, cut_out, save_image, to_uint8
 from fxjax.label_engine import LabelEngine
 from fxjax.transfer_types import Located, Pixels, Settings
 
@@ -65,7 +65,7 @@ def main(config: Config) -> None:
         else:
             for expression, photo in zip(wanted, results, strict=True):
                 end = f"_{expression}" if everything else ""
-                save_image(out / f"{name}{end}.png", photo, note=note)
+                save_image(out / f"{name}{end}.png", cut_out(photo, faces[0].cutout), note=note)
             if everything:
                 save_image(out / f"{name}_sheet.png", _sheet(faces, results), note=note)
         rows.append(row)

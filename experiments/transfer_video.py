@@ -3,9 +3,10 @@
     python -m experiments.transfer_video --appearance=A.jpg --driver=talk.mp4 --out=runs/video
 
 The person is inverted and tuned once. The frames' landmarks drive: each frame's code is refined
-from the one before. Writes frames/, result.mp4, codes/, and frames.csv. Killed at any moment, the
-same command goes on where it was, if the photo, frames and model are still the same. A frame
-without a face, or whose face is turned away or covered, keeps the expression before it.
+from the one before. Writes frames/, result.mp4 and side_by_side.mp4 with the video's sound and
+times, codes/, and frames.csv. Killed at any moment, the same command goes on where it was, if the
+photo, frames and model are still the same. A frame without a face, or whose face is turned away or
+covered, keeps the expression before it.
 """
 
 import dataclasses
@@ -60,6 +61,7 @@ def main(config: Config) -> None:
         row = {"frame": number, "status": batch.OK, "message": ""}
         try:
             face = engine.locate(photo)[0]
+            row["faces"] = face.faces
             yaw = float(expression.pose(face.landmarks)[0])
             if abs(yaw) > FAR_TURN:
                 row |= {"status": "turned", "message": f"turned by {yaw:.0f} degrees"}
@@ -70,6 +72,8 @@ def main(config: Config) -> None:
         except ValueError as error:
             row |= {"status": "no_face", "message": str(error)}
         rows.append(row)
+    for line in filter(None, [source.lost(), *frames.several(person, rows)]):
+        print(line)
     if not found:
         raise ValueError(
             f"no face was found in any frame of {config.driver} that is turned by at most "
@@ -103,7 +107,7 @@ def main(config: Config) -> None:
     for path in set((out / "frames").glob("*.png")) - set(pictures):  # of a longer run
         path.unlink()
     batch.write_rows(out / "frames.csv", rows)
-    frames.write_video(out / "result.mp4", pictures, source.rate)
+    frames.write_videos(out, pictures, source, note)
     lost = sum(row["status"] != batch.OK for row in rows)
     print(f"{len(rows)} frames, {lost} without a face to follow; watch {out / 'result.mp4'}")
 

@@ -47,6 +47,8 @@ class Entry:
     message: str = ""
     landmarks: list[list[float]] | None = None
     photo_from_crop: list[list[float]] | None = None
+    number: int = 0
+    faces: int = 1
 
 
 class Refused(Exception):
@@ -181,8 +183,8 @@ class Cutter:
         if options.landmark_model is not None and not options.aligned and self._given is None:
             self._detector = detect.Detector(options.landmark_model)  # a bad file ends it all now
 
-    def faces(self, photo: Photo, path: epath.Path) -> Sequence[detect.Face]:
-        """The chosen faces. Raises Refused."""
+    def faces(self, photo: Photo, path: epath.Path) -> tuple[list[tuple[int, detect.Face]], int]:
+        """The chosen faces with their numbers, and how many there are. Raises Refused."""
         if self._given is not None:
             found = [detect.given(points) for points in self._given.get(path, [])]
             if not found:
@@ -196,7 +198,9 @@ class Cutter:
             if not found:
                 raise Refused("no_face", "no face was found")
         try:
-            return detect.choose(found, self.options.face)
+            chosen = detect.choose(found, self.options.face)
+            numbers = {id(face): number for number, face in enumerate(found)}
+            return [(numbers[id(face)], face) for face in chosen], len(found)
         except ValueError as error:
             raise Refused("no_such_face", str(error)) from error
 
@@ -232,8 +236,8 @@ def _entries(
             crop = cutter.whole(photo)
             save_image(out / "targets" / f"{name}.png", to_uint8(crop.image))
             return [Entry(photo_path, name, photo_from_crop=crop.photo_from_crop.tolist())]
-        faces = cutter.faces(photo, path)
-        for index, face in enumerate(faces):
+        faces, count = cutter.faces(photo, path)
+        for index, (number, face) in enumerate(faces):
             own = name if len(faces) == 1 else free_name(f"{name}_face{index}", taken)
             try:
                 crop = cutter.cut(photo, face.landmarks)
@@ -242,7 +246,8 @@ def _entries(
                 continue
             save_image(out / "targets" / f"{own}.png", to_uint8(crop.image))
             places = face.landmarks.astype(np.float64).tolist()
-            found.append(Entry(photo_path, own, OK, "", places, crop.photo_from_crop.tolist()))
+            matrix = crop.photo_from_crop.tolist()
+            found.append(Entry(photo_path, own, OK, "", places, matrix, number, count))
     except Refused as error:
         found.append(Entry(photo_path, name, error.status, _line(error)))
     except OSError:

@@ -2,9 +2,9 @@
 
 import collections
 import contextlib
-import csv
 import hashlib
-import io
+import math
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,10 +14,9 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
-from fxjax import files
-from fxjax.types import Photo, Photos
+from fxjax import files, images, tables
+from fxjax.types import Photos
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 LARGEST = 2**26  # bytes of one picture file, unpacked
 HELD_BACK = {"base": 100, "manipulated": 3}  # people of each kind that are never trained on
 KIND_WEIGHTS = {"base": 1.0, "manipulated": 1 / 6}
@@ -27,15 +26,16 @@ def read_pictures(path: epath.PathLike, size: int) -> tuple[Photos, list[str]]:
     """All pictures below a folder or in a zip, by name, and their names (without folders).
 
     They must be squares of one size: `size`, or that times a power of two, which is averaged
-    down. Nothing is unpacked to disk. Raises FileNotFoundError, or ValueError naming the picture
-    that cannot be read, the sizes found, or that there are none.
+    down. Nothing is unpacked to disk; what systems put beside pictures (`__MACOSX`, hidden files)
+    is left out. Raises FileNotFoundError, or ValueError naming the picture that cannot be read,
+    the sizes found, or that there are none.
     """
     source = files.absolute(path)
     if not source.exists():
         raise FileNotFoundError(f"no folder or zip of pictures at {source}")
     pictures, names, sizes = [], [], collections.Counter()
     for name, encoded in _folder(source) if source.is_dir() else _zip(source):
-        picture = _decode(encoded, f"{source}: {name}")
+        picture = images.decode(encoded, f"{source}: {name}")
         height, width = picture.shape[:2]
         sizes[f"{width}x{height}"] += 1
         if len(sizes) == 1:
@@ -46,7 +46,7 @@ def read_pictures(path: epath.PathLike, size: int) -> tuple[Photos, list[str]]:
                     "or of that times a power of two"
                 )
             pictures.append(cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA))
-            names.append(name.rsplit("/", 1)[-1])
+            names.append(_bare(name))
     if len(sizes) > 1:
         found = ", ".join(f"{count} of {size}" for size, count in sizes.most_common(6))
         raise ValueError(
@@ -66,10 +66,10 @@ def picture_names(path: epath.PathLike) -> list[str]:
     if not source.exists():
         raise FileNotFoundError(f"no folder or zip of pictures at {source}")
     if source.is_dir():
-        found = [picture.name for picture in _pictures(source)]
+        found = [_bare(picture.name) for picture in _pictures(source)]
     else:
         with _opened(source) as archive:
-            found = [member.filename.rsplit("/", 1)[-1] for member in _members(archive)]
+            found = [_bare(name) for name, _ in _members(archive)]
     if not found:
         raise ValueError(_none_in(source))
     return found
@@ -80,13 +80,13 @@ def read_weights(path: epath.PathLike, names: Sequence[str]) -> Float[np.ndarray
 
     Reads a table with a column `filename`. A column `training_weight` is taken as it is; else
     `kind` and `source_id` give base pictures 1 and manipulated ones 1/6 (they show few people),
-    and the pictures of held-back people 0. Raises ValueError for other tables, for pictures that
-    are not listed, and for names that stand for several.
+    and the pictures of held-back people 0. Raises ValueError for other tables, for cells that are
+    blank or no weights, for pictures that are not listed, and for names that stand for several.
     """
     rows = read_table(path)
     refuse_repeated(names, "pictures")
     if "training_weight" in rows[0]:
-        weights = {row["filename"]: float(row["training_weight"]) for row in rows}
+        weights = {row["filename"]: _weight(row) for row in rows}
     elif {"kind", "source_id"} <= rows[0].keys():
         kept_apart = held_back_rows(rows)
         weights = {
@@ -100,20 +100,27 @@ def read_weights(path: epath.PathLike, names: Sequence[str]) -> Float[np.ndarray
     if missing := [name for name in names if name not in weights]:
         raise ValueError(f"{path} lacks {len(missing)} of the pictures, the first is {missing[0]}")
     found = np.asarray([weights[name] for name in names], np.float32)
-    if not np.all(np.isfinite(found)) or found.min() < 0 or found.max() <= 0:
+    if found.max() <= 0:
         raise ValueError(f"{path}: weights must be 0 or more, and some above 0")
     return found
 
 
-def read_table(path: epath.PathLike) -> list[dict[str, str]]:
+def _weight(row: tables.Row) -> float:
+    weight = row.float("training_weight")
+    if weight < 0 or not math.isfinite(weight):
+        raise row.error("training_weight", f"a weight of {weight:g}; want 0 or more")
+    return weight
+
+
+def read_table(path: epath.PathLike) -> list[tables.Row]:
     """The rows of a CSV file with a column `filename`, a row for each.
 
-    Raises ValueError if it is something else, or has several rows for a file.
+    Raises ValueError if it is something else, or has no name in a row, or several rows for a file.
     """
-    rows = read_rows(path)
+    rows = tables.read(path)
     if not rows or "filename" not in rows[0]:
         raise ValueError(f"{files.absolute(path)} has no column filename, or no rows")
-    refuse_repeated([row["filename"] for row in rows], f"rows of {files.absolute(path)}")
+    refuse_repeated([row.filled("filename") for row in rows], f"rows of {files.absolute(path)}")
     return rows
 
 
@@ -127,17 +134,6 @@ def refuse_repeated(names: Sequence[str], what: str) -> None:
         )
 
 
-def read_rows(path: epath.PathLike) -> list[dict[str, str]]:
-    """The rows of a CSV file; "" where one is short. Raises FileNotFoundError or ValueError."""
-    source = files.absolute(path)
-    if not source.exists():
-        raise FileNotFoundError(f"no table {source}")
-    try:
-        return list(csv.DictReader(io.StringIO(source.read_text()), restval=""))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{source} is not a CSV file: {error}") from error
-
-
 def held_back(source_ids: Iterable[str], count: int) -> frozenset[str]:
     """The `count` people who are never trained on: always the same ones, whatever the order."""
 
@@ -149,8 +145,10 @@ def held_back(source_ids: Iterable[str], count: int) -> frozenset[str]:
 
 def held_back_rows(rows: Sequence[dict[str, str]]) -> list[bool]:
     """For each row of a table with `kind` and `source_id`: is it of a held-back person?"""
-    if unknown := {row["kind"] for row in rows} - HELD_BACK.keys():
-        raise ValueError(f"unknown kind {sorted(unknown)[0]!r}; known are {', '.join(HELD_BACK)}")
+    for row in rows:
+        if row["kind"] not in HELD_BACK:
+            what = f"unknown kind {row['kind']!r}; known are {', '.join(HELD_BACK)}"
+            raise row.error("kind", what) if isinstance(row, tables.Row) else ValueError(what)
     apart = {
         kind: held_back((row["source_id"] for row in rows if row["kind"] == kind), count)
         for kind, count in HELD_BACK.items()
@@ -159,15 +157,27 @@ def held_back_rows(rows: Sequence[dict[str, str]]) -> list[bool]:
 
 
 def _none_in(source: epath.Path) -> str:
-    return f"{source} holds no pictures ({', '.join(ENDINGS)})"
+    return f"{source} holds no pictures ({', '.join(images.ENDINGS)})"
 
 
 def _pictures(folder: epath.Path) -> Iterator[epath.Path]:
     for path in sorted(folder.iterdir()):  # etils' walk loses the gs://
+        if _beside(path.name):
+            continue
         if path.is_dir():
             yield from _pictures(path)
-        elif path.suffix.lower() in ENDINGS:
+        elif path.suffix.lower() in images.ENDINGS:
             yield path
+
+
+def _beside(name: str) -> bool:
+    """Whether systems put a file or folder of this name beside pictures: `__MACOSX`, `._1.png`."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _bare(name: str) -> str:
+    """A picture's name without folders, with its accents as tables have them."""
+    return unicodedata.normalize("NFC", name.rsplit("/", 1)[-1])
 
 
 def _folder(source: epath.Path) -> Iterator[tuple[str, bytes]]:
@@ -187,32 +197,30 @@ def _opened(source: epath.Path) -> Iterator[zipfile.ZipFile]:
         yield archive
 
 
-def _members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    members = [m for m in archive.infolist() if m.filename.lower().endswith(ENDINGS)]
-    return sorted(members, key=lambda member: member.filename)
+def _members(archive: zipfile.ZipFile) -> list[tuple[str, zipfile.ZipInfo]]:
+    """The pictures by name, with "/" between folders whichever system packed them."""
+    found = []
+    for member in archive.infolist():
+        name = member.filename
+        if not member.flag_bits & 0x800:  # not said to be UTF-8, which macOS writes all the same
+            with contextlib.suppress(UnicodeError):
+                name = name.encode("cp437").decode()
+        name = name.replace("\\", "/")
+        skipped = any(_beside(part) for part in name.split("/") if part not in (".", ".."))
+        if name.lower().endswith(images.ENDINGS) and not skipped:
+            found.append((name, member))
+    return sorted(found, key=lambda each: each[0])
 
 
 def _zip(source: epath.Path) -> Iterator[tuple[str, bytes]]:
     with _opened(source) as archive:
-        for member in _members(archive):
+        for name, member in _members(archive):
             try:
                 with archive.open(member) as opened:
                     encoded = opened.read(LARGEST + 1)  # a header may lie about the size
             except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
                 # RuntimeError: encrypted, or (NotImplementedError) an unknown compression
-                raise ValueError(f"{source}: cannot read {member.filename} ({error})") from error
+                raise ValueError(f"{source}: cannot read {name} ({error})") from error
             if len(encoded) > LARGEST:
-                raise ValueError(
-                    f"{source}: {member.filename} unpacks to more than {LARGEST >> 20} MiB"
-                )
-            yield member.filename, encoded
-
-
-def _decode(encoded: bytes, name: str) -> Photo:
-    try:
-        picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:  # empty, or more pixels than OpenCV allows
-        picture = None
-    if picture is None:
-        raise ValueError(f"{name} is not a picture ({len(encoded)} bytes); remove or replace it")
-    return np.ascontiguousarray(picture[..., ::-1])
+                raise ValueError(f"{source}: {name} unpacks to more than {LARGEST >> 20} MiB")
+            yield name, encoded

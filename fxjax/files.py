@@ -4,31 +4,138 @@ import contextlib
 import csv
 import io
 import os
+import re
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from etils import epath
 
+_KEPT = ("gs", "s3", "az")  # what epath reads; others are for browsers
+
+
+def given(path: epath.PathLike) -> epath.Path:
+    """A path as it is. Raises ValueError for a URL."""
+    text = os.fspath(path)
+    kind = re.match(r"data(?=:)|(?:https?|ftps?|file)(?=:/)|[A-Za-z][A-Za-z0-9+.-]+(?=://)", text)
+    if kind and kind[0] not in _KEPT:
+        raise ValueError(
+            f"{text[:200]} is a URL where a file is wanted: download it first and give the file "
+            "(gs:// is read as it is)"
+        )
+    return epath.Path(path)
+
 
 def absolute(path: epath.PathLike) -> epath.Path:
-    """The absolute path; `~` is expanded, gs:// stays as it is."""
-    found = epath.Path(path)
+    """The absolute path; `~` is expanded, gs:// stays as it is. Raises ValueError for a URL."""
+    found = given(path)
     return found if "://" in os.fspath(found) else found.expanduser().resolve()
 
 
 def write(path: epath.PathLike, data: bytes) -> None:
     """Writes a file through a temporary sibling, so that a reader never sees half of it.
 
-    Makes the folder. Raises OSError (no space, no permission, a folder of that name).
+    Makes the folder. Raises OSError that names the file (no space, no permission, a folder of that
+    name); then nothing new is left.
     """
     target = absolute(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = _sibling(target, "tmp")
+    with _made(target.parent), _naming(target):
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(target)
+        except BaseException:
+            _away(temporary)
+            raise
+
+
+@contextlib.contextmanager
+def local(path: epath.PathLike) -> Iterator[str]:
+    """Yields a name on a local disk to write to, whose file becomes `path` after the block.
+
+    For libraries that write files by themselves; all or nothing, as `write`.
+    """
+    target = absolute(path)
+    if "://" in os.fspath(target):
+        with tempfile.TemporaryDirectory() as folder:
+            name = os.path.join(folder, target.name)
+            yield name
+            write(target, epath.Path(name).read_bytes())
+        return
+    temporary = _sibling(target, "tmp")
+    with _made(target.parent), _naming(target):
+        try:
+            yield os.fspath(temporary)
+            temporary.replace(target)
+        except BaseException:
+            _away(temporary)
+            raise
+
+
+@contextlib.contextmanager
+def filled(path: epath.PathLike) -> Iterator[epath.Path]:
+    """Yields an empty folder to fill, whose files go to the folder `path` after the block.
+
+    They replace files of the same names there, others stay. After any error nothing has changed;
+    OSError names the folder.
+    """
+    target = absolute(path)
+    temporary = target / f".{os.getpid()}.tmp"
+    with _made(target), _naming(target):
+        try:
+            temporary.mkdir()
+            yield temporary
+            _move(temporary, target)
+        except OSError as error:
+            if error.filename is not None:  # the user knows no temporary folders
+                error.filename = str(error.filename).replace(os.fspath(temporary), str(target))
+            raise
+        finally:
+            _away(temporary)
+
+
+def _move(source: epath.Path, target: epath.Path) -> None:
+    for path in source.iterdir():
+        if path.is_dir():
+            (target / path.name).mkdir(exist_ok=True)
+            _move(path, target / path.name)
+        else:
+            path.replace(target / path.name)
+
+
+@contextlib.contextmanager
+def _made(folder: epath.Path) -> Iterator[None]:
+    """Makes a folder; after an error those that were made and are empty are removed again."""
+    chain = () if "://" in os.fspath(folder) else (folder, *folder.parents)
+    new = [each for each in chain if not os.path.lexists(each)]
     try:
-        temporary.write_bytes(data)
-        temporary.replace(target)
+        with _naming(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        yield
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        for each in new:
+            with contextlib.suppress(OSError):
+                os.rmdir(each)
         raise
+
+
+@contextlib.contextmanager
+def _naming(path: epath.Path) -> Iterator[None]:
+    """Errors of the system name the path, as those of a full disk do not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from error
+
+
+def _away(path: epath.Path) -> None:
+    """Removes a file or folder that may not be there, whatever the disk says."""
+    with contextlib.suppress(OSError):
+        if path.is_dir():
+            path.rmtree()
+        else:
+            path.unlink(missing_ok=True)
 
 
 def write_table(path: epath.PathLike, rows: Sequence[Mapping[str, object]]) -> None:
@@ -64,20 +171,20 @@ def new_folder(path: epath.PathLike, *, overwrite: bool = False) -> Iterator[epa
     target = absolute(path)
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} exists already; choose another folder or --overwrite it")
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary, old = _sibling(target, "tmp"), _sibling(target, "old")
-    try:
-        temporary.rmtree(missing_ok=True)  # of a killed process that had the same number
-        temporary.mkdir()
-        yield temporary
-        if target.exists():
-            target.rename(old)
-        temporary.rename(target)
-    except BaseException:
-        if old.exists() and not target.exists():
-            old.rename(target)
-        temporary.rmtree(missing_ok=True)
-        raise
+    with _made(target.parent), _naming(target):
+        try:
+            temporary.rmtree(missing_ok=True)  # of a killed process that had the same number
+            temporary.mkdir()
+            yield temporary
+            if target.exists():
+                target.rename(old)
+            temporary.rename(target)
+        except BaseException:
+            if old.exists() and not target.exists():
+                old.rename(target)
+            _away(temporary)
+            raise
     old.rmtree(missing_ok=True)
 
 

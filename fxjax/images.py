@@ -18,6 +18,11 @@ from PIL import Image as Pillow
 from fxjax import files
 from fxjax.types import Photo, Photos
 
+# HEIC and AVIF are here to be refused by name rather than left out in silence.
+ENDINGS = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
+    *(".heic", ".heif", ".avif", ".jp2", ".jxl"),
+)
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 _MOST_BYTES, _MOST_PIXELS = 2**30, 120_000_000
 
@@ -61,6 +66,10 @@ def gray(picture: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "hei
     return np.repeat(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
 
 
+Cutout = UInt8[np.ndarray, "_ _ 4"]
+"""A picture as its file has it, with alpha: 0 is clear. Colours are not put on anything."""
+
+
 def load_image(path: epath.PathLike) -> Photo:
     """Reads PNG, JPEG, WebP, GIF, BMP or TIFF as RGB uint8, upright and in sRGB.
 
@@ -69,6 +78,11 @@ def load_image(path: epath.PathLike) -> Photo:
     line: not a picture or no regular file, truncated or broken, over 120 megapixels (judged before
     decoding).
     """
+    return load_layers(path)[0]
+
+
+def load_layers(path: epath.PathLike) -> tuple[Photo, Cutout | None]:
+    """A picture as `load_image` reads it, and, if any of it is clear, with its alpha."""
     source = files.absolute(path)
     if not source.exists() or source.is_dir():
         raise FileNotFoundError(f"no picture file at {source}")
@@ -76,7 +90,15 @@ def load_image(path: epath.PathLike) -> Photo:
         raise ValueError(f"{source} is a pipe, socket or device; give a picture file")
     if source.stat().length > _MOST_BYTES:
         raise ValueError(f"{source} is too large for a picture: over {_MOST_BYTES >> 20} MiB")
-    data = source.read_bytes()
+    return _decoded(source.read_bytes(), str(source))
+
+
+def decode(data: bytes, name: str) -> Photo:
+    """A picture file's bytes as `load_image` reads them; `name` is what errors call it."""
+    return _decoded(data, name)[0]
+
+
+def _decoded(data: bytes, name: str) -> tuple[Photo, Cutout | None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata does not matter, only pixels do
@@ -91,15 +113,15 @@ def load_image(path: epath.PathLike) -> Photo:
     except UnidentifiedImageError:
         kind = "HEIC or AVIF, not read here" if data[4:8] == b"ftyp" else f"{len(data)} bytes"
         raise ValueError(
-            f"{source} is not a picture ({kind}); give a PNG, JPEG, WebP, GIF, BMP or TIFF file"
+            f"{name} is not a picture ({kind}); give a PNG, JPEG, WebP, GIF, BMP or TIFF file"
         ) from None
     except Exception as error:  # broken files raise a dozen kinds
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{source} cannot be read: {reason}") from None
+        raise ValueError(f"{name} cannot be read: {reason}") from None
 
 
-def _srgb(picture: Pillow.Image) -> Photo:
-    """Any kind of pixels as opaque sRGB."""
+def _srgb(picture: Pillow.Image) -> tuple[Photo, Cutout | None]:
+    """Any kind of pixels as opaque sRGB, and with their alpha if any is clear."""
     if picture.mode == "F" or (picture.mode == "I" and np.asarray(picture).max() > 65535):
         raise ValueError("its pixels have more than 16 bits; save it with 8")
     if picture.mode.startswith("I"):
@@ -115,9 +137,31 @@ def _srgb(picture: Pillow.Image) -> Photo:
     if picture.info.get("icc_profile"):
         picture = _from_profile(picture, picture.info["icc_profile"])
     colours = picture if picture.mode == "RGB" else picture.convert("RGB")
-    if alpha is not None:
-        colours = Pillow.composite(colours, Pillow.new("RGB", colours.size, "white"), alpha)
-    return np.array(colours)
+    if alpha is None or alpha.getextrema()[0] == 255:
+        return np.array(colours), None
+    cutout = np.dstack([np.array(colours), np.array(alpha)])
+    return on_white(cutout), cutout
+
+
+def on_white(cutout: Cutout) -> Photo:
+    """What is seen of a picture with alpha on white."""
+    colours, alpha = Pillow.fromarray(cutout[..., :3]), Pillow.fromarray(cutout[..., 3])
+    return np.array(Pillow.composite(colours, Pillow.new("RGB", colours.size, "white"), alpha))
+
+
+def cut_out(photo: Photo, cutout: Cutout | None) -> UInt8[np.ndarray, "_ _ _"]:
+    """A changed photo with the alpha that its file had; as it is if that had none.
+
+    What did not change on white is as in the file, and of what did the white is taken out again.
+    """
+    if cutout is None:
+        return photo
+    result, share = cutout.copy(), cutout[..., 3:].astype(np.float32) / 255
+    changed = np.any(photo != on_white(cutout), axis=2) & (cutout[..., 3] > 0)
+    share = share[changed]
+    colours = (photo[changed] - 255 * (1 - share)) / share
+    result[changed, :3] = np.clip(np.rint(colours), 0, 255).astype(np.uint8)
+    return result
 
 
 def _from_profile(picture: Pillow.Image, profile: bytes) -> Pillow.Image:
@@ -133,8 +177,10 @@ def _from_profile(picture: Pillow.Image, profile: bytes) -> Pillow.Image:
     return managed or picture
 
 
-def save_image(path: epath.PathLike, image: Photo, *, note: str | None = None) -> None:
+def save_image(path: epath.PathLike, image: Photo | Cutout, *, note: str | None = None) -> None:
     """Writes a PNG or JPEG (by the name's ending), all or nothing; makes the folder.
+
+    With a fourth channel, which is alpha, a PNG.
 
     `note` goes into the file's metadata (ImageDescription), such as that and how it was edited.
     Raises ValueError for another ending, OSError if the file cannot be written.
@@ -142,8 +188,12 @@ def save_image(path: epath.PathLike, image: Photo, *, note: str | None = None) -
     ending = os.path.splitext(os.fspath(path))[1].lower()
     if ending not in (".png", ".jpg", ".jpeg"):
         raise ValueError(f"cannot save {path}: its name must end in .png, .jpg or .jpeg")
+    if image.shape[2] == 4 and ending != ".png":
+        raise ValueError(f"cannot save {path}: only .png keeps what is clear")
     if note is None:
-        _, data = cv2.imencode(ending, np.ascontiguousarray(image[..., ::-1]))
+        _, data = cv2.imencode(
+            ending, np.ascontiguousarray(image[..., [2, 1, 0, 3][: image.shape[2]]])
+        )
         files.write(path, data.tobytes())
         return
     exif = Pillow.Exif()

@@ -13,6 +13,7 @@ from PIL import Image as Pillow
 
 from fxjax import align, mix
 from fxjax.faces.verdict import Verdict
+from fxjax.images import Cutout, cut_out
 from fxjax.nn.generator import Generator
 from fxjax.types import Photo
 
@@ -68,11 +69,26 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Located:
-    """A face in its photo: landmarks in the photo's pixels, and the aligned crop in [-1, 1]."""
+    """A face in its photo: landmarks in the photo's pixels, and the aligned crop in [-1, 1].
+
+    `cutout` is the photo with its file's alpha, if any of it is clear; `photo` has it on white.
+    `faces` are how many were found in the photo, and this one is `number` from the left, from 0.
+    """
 
     photo: Photo
     landmarks: align.Landmarks
     crop: align.Crop
+    cutout: Cutout | None = None
+    number: int = 0
+    faces: int = 1
+
+    def which(self, photo: str) -> tuple[str, ...]:
+        """Which face of several this is, in words; none if the photo has one."""
+        if self.faces == 1:
+            return ()
+        x, y = (self.landmarks.min(0) + self.landmarks.max(0)) / 2
+        place = f"number {self.number} from the left (from 0), at {x:.0f},{y:.0f}"
+        return (f"{self.faces} faces in {photo}: {place} was taken",)
 
     def in_crop(self) -> align.Landmarks:
         """The landmarks in the crop's pixels."""
@@ -134,6 +150,11 @@ class Transfer:
     curves: Float[np.ndarray, "2 steps"]
     seconds: dict[str, float]
     generator: Generator
+
+    @property
+    def picture(self) -> UInt8[np.ndarray, "_ _ _"]:
+        """The image to keep: with the alpha of the photo's file, if that had any."""
+        return cut_out(self.image, self.person.cutout)
 
     def side_by_side(self, height: int = 384) -> Photo:
         """The photo, the driver's photo and the result, beside each other on white."""

@@ -3,6 +3,7 @@
 import csv
 import io
 import pathlib
+import unicodedata
 import zipfile
 
 import cv2
@@ -201,3 +202,44 @@ def test_reduction_keeps_levels_and_smooth_waves():
     image = np.repeat(np.round(wave(128))[:, None, None], 128, axis=1).repeat(3, axis=2)
     out = prepare_omi.smaller(image.astype(np.uint8), 32)
     np.testing.assert_allclose(out[4:-4, 16, 0], wave(32)[4:-4], atol=3)
+
+
+def test_zips_and_folders_of_other_systems(tmp_path):
+    """What a Mac or Windows puts beside pictures is no picture; names are those of the tables."""
+    mac = {
+        "faces/": b"",
+        "faces/0.png": png(16),
+        "__MACOSX/faces/._0.png": bytes(24),
+        "faces/.DS_Store": bytes(1),
+        unicodedata.normalize("NFD", "faces/é.png"): png(16, 1),
+        "faces/._1.png": bytes(24),
+    }
+    windows = {"faces\\0.png": png(16), "faces\\é.png": png(16, 1), "faces\\Thumbs.db": bytes(9)}
+    packed = pack(tmp_path / "mac.zip", mac)
+    content = bytearray(packed.read_bytes())
+    with zipfile.ZipFile(packed) as archive:  # macOS writes UTF-8 and does not say so
+        places = [member.header_offset + 6 for member in archive.infolist()]
+    start = content.index(b"PK\x01\x02")
+    while content[start : start + 4] == b"PK\x01\x02":
+        places.append(start + 8)
+        start += 46 + sum(int.from_bytes(content[start + k :][:2], "little") for k in (28, 30, 32))
+    for place in places:
+        content[place + 1] &= ~8
+    (tmp_path / "bare.zip").write_bytes(content)
+    (tmp_path / "folder").mkdir()
+    for name, some in mac.items():
+        path = tmp_path / "folder" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if some:
+            path.write_bytes(some)
+    sources = ("mac.zip", "bare.zip", "folder", pack(tmp_path / "windows.zip", windows).name)
+    for source in sources:
+        pictures, names = data.read_pictures(tmp_path / source, 16)
+        assert names == data.picture_names(tmp_path / source) == ["0.png", "é.png"]
+        np.testing.assert_array_equal(pictures[1], noise(16, 1))
+
+
+def test_the_shared_zip_of_a_mac(shared):
+    pictures, names = data.read_pictures(shared / "cases" / "mac-zip" / "mac.zip", 64)
+    assert names == ["0.png", "1.png", "2.png"]
+    assert len(pictures) == 3

@@ -8,7 +8,7 @@ import pytest
 from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
 
-from fxjax import checkpoint, data, files
+from fxjax import checkpoint, files, tables
 from fxjax.images import load_image, save_image
 
 
@@ -139,4 +139,4 @@ def test_a_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
 def test_a_table_has_every_column_that_a_row_has(place):
     files.write_table(place / "table.csv", [{"a": 1}, {"a": "x,y", "b": 2.5}])
     assert (place / "table.csv").read_text() == 'a,b\n1,\n"x,y",2.5\n'
-    assert data.read_rows(place / "table.csv") == [{"a": "1", "b": ""}, {"a": "x,y", "b": "2.5"}]
+    assert tables.read(place / "table.csv") == [{"a": "1", "b": ""}, {"a": "x,y", "b": "2.5"}]

@@ -15,7 +15,7 @@ PACKAGES = ("fxjax", "converters", "experiments")
 
 # Imports point down only: from a line to itself or to lines above it.
 LEVELS = [
-    "fxjax.types fxjax.files fxjax.frechet",
+    "fxjax.types fxjax.files fxjax.tables fxjax.frechet",
     "fxjax.images fxjax.sharding fxjax.memory",
     "fxjax.nn fxjax.nn.ops",
     "fxjax.nn.layers fxjax.nn.generator fxjax.nn.statistics fxjax.checkpoint",
@@ -54,6 +54,7 @@ HOMES = {
         "experiments.train_expression",
     ),
     "absl": ("experiments", "converters"),
+    "av": ("experiments.video",),
     "h5py": ("converters",),
     "torch": ("converters",),
     "pickle": (),

@@ -104,7 +104,7 @@ def test_held_back_column_decides(tmp_path):
     _, apart = label_data.read_labels(tmp_path / "a.csv", HALF)
     assert apart == {f"{k}.png": bool(k % 2) for k in range(6)}
     (tmp_path / "a.csv").write_text("\n".join([*lines, "6.png,neutral,same,yes"]) + "\n")
-    with pytest.raises(ValueError, match=r"held_back 'yes' for 6\.png; want 0 or 1"):
+    with pytest.raises(ValueError, match="row 8, column held_back: 'yes'; want 0 or 1"):
         label_data.read_labels(tmp_path / "a.csv", HALF)
     (tmp_path / "a.csv").write_text("\n".join([*lines, lines[-1]]) + "\n")
     with pytest.raises(ValueError, match=r"2 rows of .*a\.csv are named 5\.png"):

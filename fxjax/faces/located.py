@@ -56,13 +56,16 @@ class Faces:
 
         Raises ValueError if there is none.
         """
-        pixels = photo if isinstance(photo, np.ndarray) else images.load_image(photo)
+        given = isinstance(photo, np.ndarray)
+        pixels, cutout = (photo, None) if given else images.load_layers(photo)
         where = "the photo" if isinstance(photo, np.ndarray) else str(photo)
         try:
-            return [
-                Located(pixels, f.landmarks, align.align(pixels, f.landmarks, self.resolution))
-                for f in detect.choose(self.detector(pixels), face)
-            ]
+            faces, found = self.detector(pixels), []
+            for one in detect.choose(faces, face):
+                crop = align.align(pixels, one.landmarks, self.resolution)
+                number = next(k for k, each in enumerate(faces) if each is one)
+                found.append(Located(pixels, one.landmarks, crop, cutout, number, len(faces)))
+            return found
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
 
@@ -114,7 +117,9 @@ class Faces:
 
     def preflight(self, person: Located, driver: Located) -> Verdict:
         """What may go wrong with a pair, before anything is done."""
-        return preflight.judge(self._look(person), self._look(driver))
+        found = preflight.judge(self._look(person), self._look(driver))
+        several = person.which("the photo") + driver.which("the driver's")
+        return found._replace(words=several + found.words)
 
     def covered(self, face: Located) -> bool:
         """Whether something seems to be in front of a face's mouth; see `fxjax.faces.preflight`."""

@@ -9,7 +9,7 @@ from flax import nnx
 from jax.sharding import Sharding
 from jax.typing import DTypeLike
 
-from fxjax import checkpoint
+from fxjax import checkpoint, files
 from fxjax.nn.fader import Classifier, Fader
 from fxjax.nn.landmarks import Landmarks
 from fxjax.nn.liu_jin import LiuJin
@@ -50,9 +50,12 @@ def names() -> list[str]:
 
 
 def find(name_or_directory: epath.PathLike) -> epath.Path:
-    """The folder of a shipped model, or the folder itself; FileNotFoundError for neither."""
+    """The folder of a shipped model, or the folder itself; FileNotFoundError for neither.
+
+    Raises ValueError for a URL.
+    """
     text = str(name_or_directory)
-    folder = epath.Path(text)
+    folder = files.given(text)
     if folder.exists() or "/" in text or "\\" in text:
         return folder
     if text not in names():

@@ -1,0 +1,65 @@
+"""Web addresses where files are wanted: one line that says what to do."""
+
+import dataclasses
+from typing import Annotated
+
+import pytest
+
+from converters import source
+from experiments import batch, frames, launch, photos, transfer_batch
+from fxjax import data, detect, files, tables, zoo
+from fxjax.images import load_image, save_image
+
+URL = "https://example.org/a.jpg"
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        load_image,
+        tables.read,
+        data.picture_names,
+        detect.load_landmarks,
+        detect.Detector,
+        zoo.load,
+        source.open_weights,
+        lambda url: photos.find(url, files.absolute("out")),
+        lambda url: frames.Source(url, files.absolute("out"), 9),
+        lambda url: save_image(url, load_image(url)),
+        lambda url: files.write(url, b""),
+        lambda url: files.new_folder(url).__enter__(),
+        lambda url: batch.read_pairs(transfer_batch.Config(out="out", pairs=url)),
+    ],
+)
+@pytest.mark.parametrize("url", [URL, URL.replace("//", "/"), "file:///a.jpg", "data:image/png,A"])
+def test_urls_are_refused_in_one_line(tmp_path, monkeypatch, use, url):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="is a URL where a file is wanted: download it") as caught:
+        use(url)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_urls_in_lists_and_tables(tmp_path):
+    (tmp_path / "list.txt").write_text(f"{URL}\n")
+    with pytest.raises(ValueError, match="is a URL where a file is wanted"):
+        photos.find(str(tmp_path / "list.txt"), tmp_path)
+
+
+def test_buckets_and_odd_names_are_no_urls(tmp_path):
+    for name in ("gs://bucket/a", "C:/a.jpg", "a:b.jpg", "httpx/a"):
+        assert str(files.given(name)) == name
+    assert str(files.absolute("gs://bucket/a")) == "gs://bucket/a"
+
+
+def test_a_command_says_one_line(monkeypatch, tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        photo: Annotated[str, "a photo"]
+        out: Annotated[str, "a folder"]
+
+    monkeypatch.setattr("sys.argv", ["command", f"--photo={URL}", f"--out={tmp_path / 'out'}"])
+    used = []
+    with pytest.raises(SystemExit, match=r"error: https://example\.org/a\.jpg is a URL"):
+        launch.launch(Config, lambda config: used.append(load_image(config.photo)))
+    assert not list(tmp_path.iterdir())
