@@ -103,9 +103,7 @@ def _mean(values: np.ndarray, weights: expression.Weights, names: tuple[str, ...
     return values[:, [weights.names.index(name) for name in names]].mean(axis=1)
 
 
-def _manipulated(
-    rows: list[dict[str, str]], values: np.ndarray, weights: expression.Weights
-) -> None:
+def _manipulated(rows: list[tables.Row], values: np.ndarray, weights: expression.Weights) -> None:
     """How attributes change one person's smile, and the whole expression, from level 0 to 2."""
     faces: dict[tuple[str, str], dict[str, np.ndarray]] = collections.defaultdict(dict)
     for row, value in zip(rows, values, strict=True):

@@ -123,8 +123,9 @@ def mixtures(
     for name, preset in PRESETS.items():
         mask = np.isin(np.arange(rows), preset)
         found[f"rows {preset} ({name})"] = mix.mix(own, other, jnp.asarray(mask))
+    everything = jnp.ones(rows, bool)
+    found["all rows"] = other
     for strength in strengths:
-        everything = jnp.ones(rows, bool)
         found[f"interpolation {strength:g}"] = mix.blended(own, other, everything, strength)
     return found
 
