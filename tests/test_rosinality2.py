@@ -136,7 +136,7 @@ def test_the_average_or_the_other_network(layouts: dict[str, Arrays], tmp_path: 
     arrays, others = average.parts["generator"][1], other.parts["generator"][1]
     assert not np.allclose(arrays["const"], others["const"])
     mapped = mapped_w(average, 2_000)
-    np.testing.assert_allclose(arrays["w_mean"], mapped.mean(axis=0), atol=0.1 * mapped.std())
+    np.testing.assert_allclose(arrays["w_mean"], mapped.mean(axis=0), atol=0.3 * mapped.std())
     with pytest.raises(WeightError, match="no network 'G' in it; it has g_ema, g"):
         convert(source, "G")
     with pytest.raises(WeightError, match="leave it out"):
