@@ -100,6 +100,14 @@ def check_options(
             )
 
 
+def colours(channels: int, where: str) -> int:
+    """`channels` of a generator's pictures if they are 3. WeightError: gray, RGBA or others."""
+    if channels != 3:
+        kind = {1: "gray", 4: "RGBA"}.get(channels, f"{channels}-channel")
+        raise WeightError(f"{where}: draws {kind} pictures; only generators of RGB are supported")
+    return channels
+
+
 def write(model: Model, opened: Opened, destination: str, *, overwrite: bool) -> None:
     """Writes the model folder; all or nothing."""
     info = {

@@ -5,9 +5,19 @@ python -m converters.convert --src FILE --dst FOLDER
 
 from collections.abc import Mapping
 
-from converters import lpips, rosinality, stylegan1, stylegan2, vgg16
+from converters import (
+    ada,
+    encoders,
+    lpips,
+    rosinality,
+    rosinality2,
+    stylegan1,
+    stylegan2,
+    vgg16,
+)
 from converters.command import Choice, Model, run
 from converters.source import Opened, WeightError
+from converters.unsupported import refuse_names
 
 
 def convert(opened: Opened, choice: Choice) -> Model:
@@ -26,12 +36,22 @@ def convert(opened: Opened, choice: Choice) -> Model:
             "(a ProGAN?); StyleGAN and StyleGAN2 are supported"
         )
     names = _names(opened.tensors)
+    try:
+        refuse_names(names)
+    except WeightError as error:
+        raise WeightError(f"{opened.path}: {error}") from None
     if any(name.endswith("features.0.weight") or "block1_conv1/" in name for name in names):
         return vgg16.convert(opened, choice)
     if "lin0.model.1.weight" in names:
         return lpips.convert(opened, choice)
     if any("generator.progression." in name for name in names):
         return rosinality.convert(opened, choice)
+    if any(name.endswith("encoder.input_layer.0.weight") for name in names):
+        return encoders.convert(opened, choice)
+    if any(name.endswith("convs.0.conv.modulation.weight") for name in names):
+        return rosinality2.convert(opened, choice)
+    if any(name.endswith("synthesis.b4.const") for name in names):
+        return ada.convert(opened, choice)
     raise WeightError(
         f"{opened.path}: a {opened.format} file with {len(names)} arrays ({', '.join(names[:3])}, "
         "...) that are neither VGG16, LPIPS heads nor a StyleGAN known here"

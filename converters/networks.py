@@ -12,16 +12,9 @@ import numpy as np
 from converters.arrays import Array
 from converters.pickles import Builder, Inert, Machine, WeightError, load, shorten
 from converters.torchfile import Tensor, make_storage, torch_builders
+from converters.unsupported import ALIAS_FREE, PROGAN, refuse_names, relative
 
 ADVICE = "get the file from its official page; what is read are StyleGAN1 and StyleGAN2 pickles"
-PROGAN = (
-    "is a progressive GAN (ProGAN) pickle, which is not supported; "
-    "StyleGAN1 and StyleGAN2 pickles are"
-)
-ALIAS_FREE = (
-    "is a StyleGAN3 alias-free network, which is not supported; "
-    "StyleGAN2 pickles of the same repository are"
-)
 # Positional parameters of the official classes, for the arguments that were not given by name.
 PARAMETERS = {
     "Generator": "z_dim c_dim w_dim img_resolution img_channels mapping_kwargs synthesis_kwargs",
@@ -54,8 +47,8 @@ class TensorFlowNetwork(Inert):
 
     def build(self, machine: Machine, state: Any) -> None:
         """Keeps the state."""
-        if type(state) is not dict or state.get("version") not in (2, 3, 4):
-            raise WeightError("holds a TensorFlow network of an unknown version (2 to 4 are read)")
+        if type(state) is not dict or state.get("version") not in (2, 3, 4, 5):
+            raise WeightError("holds a TensorFlow network of an unknown version (2 to 5 are read)")
         self.state = state
 
 
@@ -118,7 +111,12 @@ def read_networks(data: bytes) -> tuple[str, dict[str, Network]]:
         "network Network": refuse_progan,
         "training.networks_stylegan3 Generator": refuse_alias_free,
     }
-    value = load(io.BytesIO(data), builders, ADVICE)
+    try:
+        value = load(io.BytesIO(data), builders, ADVICE)
+    except WeightError:
+        if line := relative(data):
+            raise WeightError(line) from None
+        raise
     if isinstance(value, tuple | list) and any(isinstance(v, TensorFlowNetwork) for v in value):
         if len(value) != 3 or not all(isinstance(v, TensorFlowNetwork) for v in value):
             raise WeightError(f"holds {len(value)} things where (G, D, Gs) belong; {ADVICE}")
@@ -170,6 +168,8 @@ def from_ada(module: Module, nodes: Iterator[int]) -> Network:
     """One ADA module with its submodules. WeightError: StyleGAN3, or damaged."""
     kind = str_of(module.kind)
     refuse_stylegan3(module)
+    if line := relative(kind.encode()):
+        raise WeightError(line)
     state = module.state if type(module.state) is dict else {}
     arguments = options_of({"args": list(state.get("_init_args") or ())}, nodes)
     names = PARAMETERS.get(kind, "").split()
@@ -177,6 +177,7 @@ def from_ada(module: Module, nodes: Iterator[int]) -> Network:
     options |= arguments | options_of(state.get("_init_kwargs"), nodes)
     weights: dict[str, np.ndarray] = {}
     gather_tensors(module, "", weights, nodes)
+    refuse_names(list(weights))
     return Network(kind, options, weights)
 
 

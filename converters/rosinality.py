@@ -17,6 +17,7 @@ from converters.command import (
     Model,
     Part,
     Reader,
+    colours,
     fan_in,
     from_torch,
     rotated,
@@ -121,27 +122,32 @@ def generator(weights: Mapping[str, np.ndarray], resolution: int | None, where: 
         "latent": latent,
         "hidden": dim,
         "mapping_layers": dense,
-        "channels": reader.out["to_rgb/0/bias"].shape[0],
+        "channels": colours(reader.out["to_rgb/0/bias"].shape[0], where),
         "bias_first": True,
         "epsilon": 1e-5,
         "all_levels": True,
     }
-    put("w_mean", _mean_w(reader.out, dense, latent))
+    put("w_mean", mean_w(reader.out, dense, latent))
     above = [f"generator.progression.{level}.*" for level in range(levels, count)]
     above += [f"generator.to_rgb.{level}.*" for level in range(levels, count)]
     blurs = ["generator.progression.*.conv1.*.weight", "generator.progression.*.weight_flip"]
     return reader.part(architecture, [*above, *blurs])
 
 
-def _mean_w(arrays: Mapping[str, np.ndarray], layers: int, latent: int) -> np.ndarray:
-    """The mean of 10,000 mapped z (seed 0), as that code base computes it when it truncates."""
+def mean_w(
+    arrays: Mapping[str, np.ndarray], layers: int, latent: int, gain: float = 1.0
+) -> np.ndarray:
+    """The mean of 10,000 mapped z (seed 0), as that code base computes it when it truncates.
+
+    `gain` follows each activation, as in fxjax.nn.layers.Mapping.
+    """
     random, means = np.random.default_rng(0), []
     for _ in range(20):
         x = random.standard_normal((500, latent), np.float32)
         x = x / np.sqrt(np.mean(x**2, axis=1, keepdims=True) + 1e-8)
         for i in range(layers):
             x = x @ arrays[f"mapping/layers/{i}/kernel"] + arrays[f"mapping/layers/{i}/bias"]
-            x = np.maximum(x, 0.2 * x)
+            x = np.maximum(x, 0.2 * x) * np.float32(gain)
         means.append(x.mean(axis=0))
     return np.mean(means, axis=0)
 

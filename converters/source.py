@@ -15,7 +15,8 @@ import numpy as np
 from converters.hdf5 import KerasError, read_keras
 from converters.networks import Network, read_networks
 from converters.pickles import WeightError, shorten
-from converters.torchfile import read_stream, read_zip, state_dicts
+from converters.safetensor import is_safetensors, read_safetensors
+from converters.torchfile import options_of, read_stream, read_zip, state_dicts
 from fxjax import files
 
 __all__ = ["Network", "Opened", "Source", "WeightError", "open_weights"]
@@ -36,9 +37,11 @@ STARTS = {  # what other files begin with, and what to do about them
 class Opened:
     """A weight file, read.
 
-    `format` is "tf-pickle", "ada-pickle", "torch" or "keras-h5". `networks` are those of a pickle:
-    G, D, Gs of TensorFlow's, and those present of G, D, G_ema of ADA's. `tensors` are torch's, in
-    the nested dicts of the file, or Keras', as {"layer/kernel": array}.
+    `format` is "tf-pickle", "ada-pickle", "torch", "safetensors" or "keras-h5". `networks` are
+    those of a pickle: G, D, Gs of TensorFlow's, and those present of G, D, G_ema of ADA's.
+    `tensors` are torch's, in the nested dicts of the file, or Keras', as {"layer/kernel": array}.
+    `options` are what a training was started with, if a torch file says so, or a safetensors
+    file's texts.
     """
 
     path: str
@@ -46,6 +49,7 @@ class Opened:
     format: str
     networks: dict[str, Network]
     tensors: dict[str, Any]
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def open_weights(path: str, *, sha256: str | None = None) -> Opened:
@@ -89,16 +93,18 @@ def parse(path: str, digest: str, data: bytes) -> Opened:
         raise WeightError("is a tar archive; unpack it and convert the file inside")
     if data.startswith(b"\x89HDF\r\n\x1a\n"):
         return Opened(path, digest, "keras-h5", {}, dict(read_keras(data)))
-    if data.startswith(b"PK"):
-        return Opened(path, digest, "torch", {}, state_dicts(read_zip(data)))
-    if data.startswith(TORCH_MAGIC, 2) or data.startswith(TORCH_MAGIC, 11):  # protocol and frame
-        return Opened(path, digest, "torch", {}, state_dicts(read_stream(data)))
+    if is_safetensors(data):
+        return Opened(path, digest, "safetensors", {}, *read_safetensors(data))
+    stream = data.startswith(TORCH_MAGIC, 2) or data.startswith(TORCH_MAGIC, 11)  # with a frame
+    if stream or data.startswith(b"PK"):
+        value = read_stream(data) if stream else read_zip(data)
+        return Opened(path, digest, "torch", {}, state_dicts(value), options_of(value))
     if data[:1] in b"\x80(]}lcdiIVS":  # what a pickle of any protocol begins with
         kind, networks = read_networks(data)
         return Opened(path, digest, kind, networks, {})
     raise WeightError(
         f"is not a weight file of a known kind (it begins with {data[:8]!r}); "
-        "StyleGAN pickles, torch and Keras .h5 files are read"
+        "StyleGAN pickles, torch, .safetensors and Keras .h5 files are read"
     )
 
 

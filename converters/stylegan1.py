@@ -13,6 +13,7 @@ from converters.command import (
     Part,
     Reader,
     check_options,
+    colours,
     equalized,
     flattened,
     rotated,
@@ -88,35 +89,44 @@ def resolution_of(names: Any) -> int:
 
 
 def mapping(reader: Reader, prefix: str, gain: float, rate: float) -> dict[str, Any]:
-    """Reads a TensorFlow mapping network; returns the architecture's part of it."""
+    """Reads a TensorFlow mapping network; returns the architecture's part of it.
+
+    LabelConcat of StyleGAN1 and 2 is normalised together with z, LabelEmbed of ADA by itself.
+    """
     read, layers = reader.read, 0
     latent = None
-    labels = 0
+    labels = embedded = 0
     if f"{prefix}LabelConcat/weight" in read:
         embedding = read(f"{prefix}LabelConcat/weight", (None, None))
         labels = embedding.shape[0]
         reader.put("mapping/embed/kernel", embedding)
         reader.put("mapping/embed/bias", np.zeros(embedding.shape[1]))
         latent = embedding.shape[1]
+    elif f"{prefix}LabelEmbed/weight" in read:
+        embedding = read(f"{prefix}LabelEmbed/weight", (None, None))
+        labels, embedded = embedding.shape
+        reader.put("mapping/embed/kernel", equalized(embedding))
+        reader.put("mapping/embed/bias", read(f"{prefix}LabelEmbed/bias", (embedded,)))
     hidden = width = 0
     while f"{prefix}Dense{layers}/weight" in read:
         kernel = read(f"{prefix}Dense{layers}/weight", (None, None))
         hidden, width = width, kernel.shape[1]
         if latent is None:
-            latent = kernel.shape[0]
+            latent = kernel.shape[0] - embedded
         reader.put(f"mapping/layers/{layers}/kernel", equalized(kernel, gain * rate))
         bias = read(f"{prefix}Dense{layers}/bias", (width,))
         reader.put(f"mapping/layers/{layers}/bias", bias * np.float32(rate))
         layers += 1
     if not layers:
         raise WeightError("no mapping/Dense0/weight in this network")
-    return {
+    found = {
         "dim": width,
         "latent": latent,
         "hidden": hidden or width,
         "mapping_layers": layers,
         "labels": labels,
     }
+    return found | ({"embedding": embedded, "normalize_each": True} if embedded else {})
 
 
 def filter_of(taps: Any, where: str) -> list[float]:
@@ -183,7 +193,7 @@ def generator(network: Network, where: str) -> Part:
     put("to_rgb/0/bias", read("synthesis/ToRGB_lod0/bias", (kernel.shape[-1],)))
     architecture |= {
         "widths": widths,
-        "channels": kernel.shape[-1],
+        "channels": colours(kernel.shape[-1], where),
         "normalize_latents": bool(options.get("normalize_latents", True)),
         "taps": filter_of(options.get("blur_filter", [1, 2, 1]) or [1], where),
     }

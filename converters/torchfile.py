@@ -95,6 +95,26 @@ class Tensor(Inert):
         return np.ndarray(size, values.dtype, values, offset * values.itemsize, steps)
 
 
+class Namespace(Inert):
+    """`argparse.Namespace`: the options that a training was started with, as data."""
+
+    def __init__(self) -> None:
+        self.values: dict[Any, Any] = {}
+
+    def build(self, machine: Machine, state: Any) -> None:
+        """Takes the options. WeightError: not a dict."""
+        if type(state) is not dict:
+            raise WeightError("is damaged: options that are not a dict")
+        self.values = state
+
+
+def make_namespace(machine: Machine, arguments: tuple[Any, ...]) -> Namespace:
+    """`argparse.Namespace()`: BUILD brings the options."""
+    if arguments:
+        raise WeightError("makes options with arguments; refused")
+    return Namespace()
+
+
 def make_tensor(machine: Machine, arguments: tuple[Any, ...]) -> Tensor:
     """`_rebuild_tensor_v2(storage, offset, size, strides, ...)`; the rest concerns training."""
     return Tensor(*arguments[:4])
@@ -141,6 +161,7 @@ def torch_builders() -> Mapping[str, Builder]:
         "torch._utils _rebuild_parameter_with_state": make_parameter,
         "torch.nn.parameter Parameter": make_parameter,
         "torch Size": make_size,
+        "argparse Namespace": make_namespace,
         "torch device": make_device,
         "torch.storage UntypedStorage": not_called,
     }
@@ -257,6 +278,17 @@ def state_dicts(value: Any) -> dict[str, Any]:
             "holds no dict of tensors; save a model's state_dict() with torch.save and convert that"
         )
     return found
+
+
+def options_of(value: Any) -> dict[str, Any]:
+    """The numbers and texts among a checkpoint's "opts" or "args", a dict or a Namespace."""
+    found = [value.get(name) for name in ("opts", "args")] if type(value) is dict else []
+    for options in found:
+        options = options.values if isinstance(options, Namespace) else options
+        if type(options) is dict:
+            kept = (bool, int, float, str, type(None))
+            return {k: v for k, v in options.items() if type(k) is str and type(v) in kept}
+    return {}
 
 
 def nested(value: dict[Any, Any], depth: int, visited: Iterator[int]) -> dict[str, Any]:

@@ -9,28 +9,24 @@ The reference folder holds `meta.json` (its `kind` says which code computed it) 
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-import fxjax
+from converters.references import Result, Rosinality, Skip, Style, Vgg
+from converters.references2 import Encoders, Rosinality2
 from experiments.launch import launch
 from fxjax.checkpoint import read_card
 from fxjax.files import given
-from fxjax.images import to_uint8
-from fxjax.nn import generator as gen
-from fxjax.nn.layers import Noise
-from fxjax.nn.vgg16 import BLOCKS
 
-Arrays = Mapping[str, np.ndarray]
-Result = np.ndarray | jax.Array
-
-
-class Skip(Exception):
-    """Why an array is not compared."""
+ENCODERS = ("encoder4editing", "pixel2style2pixel")
+FAMILIES = {  # a model's kind: how the kinds of references begin that belong to it
+    "stylegan1": ("stylegan1", "rosinality-style-based"),
+    "stylegan2": ("stylegan2", "rosinality-stylegan2", *ENCODERS),
+    "vgg16": ("vgg16",),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,254 +41,12 @@ class Row:
     reason: str = ""
 
 
-class Style:
-    """A style-based generator and its discriminator, at one size, and the reference arrays."""
-
-    def __init__(self, directory: str, arrays: Arrays, kind: str):
-        card = read_card(directory)
-        self.kind, self.arrays, self.network = kind, arrays, card["source"]["network"]
-        self.generator: Any = fxjax.load(directory)
-        has = "discriminator" in card["parts"]
-        self.discriminator: Any = fxjax.load(directory, part="discriminator") if has else None
-        self.labels = arrays.get("labels", arrays.get("c"))
-
-    @staticmethod
-    @jax.jit
-    def draw(generator: gen.Generator, codes: jax.Array) -> jax.Array:
-        """One compiled synthesis for all references."""
-        return gen.synthesize(generator, codes)
-
-    def images(self, codes: np.ndarray, *, noise: bool = True) -> np.ndarray:
-        """NCHW pictures of W+ codes."""
-        generator = self.generator if noise else gen.without_noise(self.generator)
-        return np.asarray(self.draw(generator, jnp.asarray(codes))).transpose(0, 3, 1, 2)
-
-    def score(self, images: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
-        """Discriminator scores of NCHW pictures, [batch, 1]."""
-        if self.discriminator is None:
-            raise Skip("the model has no discriminator")
-        model = (
-            self.discriminator.at(images.shape[2])
-            if hasattr(self.discriminator, "at")
-            else self.discriminator
-        )
-        given = None if labels is None or not labels.shape[-1] else jnp.asarray(labels)
-        return np.asarray(
-            jax.jit(type(model).__call__)(model, jnp.asarray(images.transpose(0, 2, 3, 1)), given)
-        )[:, None]
-
-    def codes(
-        self, psi: float = 1.0, cutoff: int | None = None, count: int | None = None
-    ) -> np.ndarray:
-        """W+ codes of the reference's z."""
-        if self.kind == "stylegan1-tf" and cutoff is None:
-            psi = 1.0  # there, no cutoff switches truncation off
-        z = jnp.asarray(self.arrays["z"][:count])
-        labels = (
-            None
-            if self.labels is None or not self.labels.shape[-1]
-            else jnp.asarray(self.labels[:count])
-        )
-        return np.asarray(gen.codes(self.generator, z, labels, psi=psi, cutoff=cutoff))
-
-    def compute(self, name: str) -> Result:
-        """What the model makes of the reference array `name`; Skip if it cannot say."""
-        if not name.startswith("d_") and ("Graw" in name) != (self.network == "G"):
-            raise Skip(f"other weights: the model is {self.network}")
-        if name in ("dlatent_avg", "w_avg"):
-            return self.generator.w_mean[...]
-        if name == "w":
-            return self.codes()[:, 0]
-        if name in ("w_plus", "ws_psi1"):
-            return self.codes()
-        if found := re.fullmatch(r"(?:w_plus_trunc|ws)_psi([\d.]+?)(?:_cutoff(\d+))?", name):
-            return self.codes(*_truncation(found))
-        if found := re.fullmatch(
-            r"img_(G|Graw)_psi([\d.]+?)(?:_cutoff(\d+))?(_const|_none)?", name
-        ):
-            which, psi, cutoff, noise = found.groups()
-            codes = self.codes(
-                float(psi), int(cutoff) if cutoff else None, 1 if which == "Graw" else None
-            )
-            return self.images(codes, noise=noise != "_none")
-        if name.startswith("img_uint8_nhwc_"):
-            codes = self.arrays[name.removeprefix("img_uint8_nhwc_")]
-            return to_uint8(self.images(codes).transpose(0, 2, 3, 1))
-        if found := re.fullmatch(r"img_(\w+?(?:psi[\d.]+)?)(_zero_noise|_const|_none)?", name):
-            codes = self.arrays.get(found[1])
-            if codes is not None:
-                return self.images(codes, noise=found[2] not in ("_zero_noise", "_none"))
-        if name in ("d_scores_batch4", "d_logits_batch4"):
-            batches = [v for n, v in self.arrays.items() if self.in_batch4(n)]
-            images = np.concatenate(batches)[:4]
-            labels = (
-                None if self.labels is None else np.concatenate([self.labels] * len(batches))[:4]
-            )
-            return self.score(images, labels)
-        if name.startswith(("d_scores_", "d_logits_")):
-            return self.score(self.arrays[name.split("_", 2)[2]], self.labels)
-        if name.startswith("act_"):
-            return self.activation(name.removeprefix("act_"))
-        raise Skip("not a name that this check knows")
-
-    def in_batch4(self, name: str) -> bool:
-        """Whether a reference is one of the three batches whose first four pictures are scored."""
-        noise = "" if self.kind.endswith("-tf") else "_const"
-        plain = (
-            ("w_plus_random", "w_plus") if self.kind.endswith("-tf") else ("ws_random", "ws_psi1")
-        )
-        return name in [f"img_{p}{noise}" for p in plain] or bool(
-            re.fullmatch(r"img_G_psi[\d.]+?(_cutoff8)?" + noise, name)
-        )
-
-    def activation(self, name: str) -> np.ndarray:
-        """Features of the first random code after style modulation (1) or after a block (2)."""
-        codes = jnp.asarray(
-            self.arrays["w_plus_random" if "w_plus_random" in self.arrays else "ws_random"]
-        )[:1]
-        if found := re.fullmatch(r"(\d+)x\1_(Const|Conv0_up|Conv1|Conv)", name):
-            level = int(found[1]).bit_length() - 3
-            return _features(self.generator, codes, 2 * level + (found[2] in ("Conv", "Conv1")))
-        if found := re.fullmatch(r"b(\d+)_(x|img)", name):
-            level = int(found[1]).bit_length() - 3
-            state = self.generator.start(1)
-            for k in range(2 * level + 1):
-                state = self.generator.rows[k](state, codes[:, k])
-            if found[2] == "img":
-                state = self.generator.rows[2 * level + 1](state, codes[:, 2 * level + 1])
-            return np.asarray(getattr(state, {"x": "x", "img": "rgb"}[found[2]])).transpose(
-                0, 3, 1, 2
-            )
-        raise Skip("not a name that this check knows")
-
-
-class Rosinality(Style):
-    """The PyTorch re-implementation: sizes by step, noise given, one w for all rows."""
-
-    def at(self, step: int) -> Any:
-        """The generator of 4 * 2**step px with the reference's noise."""
-        try:
-            generator = self.generator.at(4 << step)
-        except ValueError as error:
-            raise Skip(str(error)) from error
-        layers = [generator.first, *(row.layer for row in generator.rows if row.layer is not None)]
-        for k, layer in enumerate(layers):
-            layer.noise = Noise(jnp.asarray(self.arrays[f"noise{k // 2}"])[:, 0])
-        return generator
-
-    def picture(self, step: int, codes: np.ndarray) -> np.ndarray:
-        """NCHW pictures of W+ codes at 4 * 2**step px."""
-        rows = 2 * (step + 1)
-        return np.asarray(self.draw(self.at(step), jnp.asarray(codes[:, :rows]))).transpose(
-            0, 3, 1, 2
-        )
-
-    def wide(self, name: str) -> np.ndarray:
-        """A single w, broadcast over the rows."""
-        return np.repeat(self.arrays[name][:, None], len(self.generator.rows), axis=1)
-
-    def compute(self, name: str) -> Result:
-        """See Style.compute."""
-        unaveraged = name.endswith("generator_key")
-        if not name.startswith("d_") and unaveraged != (self.network == "generator"):
-            raise Skip(f"other weights: the model is {self.network}")
-        if name in ("w", "w2"):
-            z = self.arrays["z" if name == "w" else "z2"]
-            return self.generator.mapping(jnp.asarray(z))
-        if name == "mean_style":
-            raise Skip("an input: the original averages other random z each time")
-        if found := re.fullmatch(r"w_trunc([\d.]+)", name):
-            mean = jnp.asarray(self.arrays["mean_style"][0])
-            return gen.truncate(jnp.asarray(self.arrays["w"])[:, None], mean, float(found[1]))[:, 0]
-        if found := re.fullmatch(r"d_step(\d+)", name):
-            return self.score(self.arrays[f"img_step{found[1]}"], None)
-        if found := re.fullmatch(r"act_progression(\d+)", name):
-            level = int(found[1])
-            codes = jnp.asarray(self.wide("w"))[:1]
-            generator = self.at(max(level, 1))
-            for layer in [
-                generator.first,
-                *(r.layer for r in generator.rows if r.layer is not None),
-            ]:
-                layer.noise = Noise(layer.noise[...][:1])
-            return _features(generator, codes, 2 * level + 1)
-        if found := re.fullmatch(r"img_step(\d+)_mixing_(\d+)_(\d+)", name):
-            step, first, last = map(int, found.groups())
-            codes = self.wide("w")
-            codes[:, 2 * first : 2 * last + 2] = self.wide("w2")[:, 2 * first : 2 * last + 2]
-            return self.picture(step, codes)
-        if found := re.fullmatch(r"img_step(\d+)(?:_([a-z_]+)([\d.]*))?", name):
-            return self.image_of(int(found[1]), found[2] or "", found[3] or "")
-        raise Skip("not a name that this check knows")
-
-    def image_of(self, step: int, variant: str, value: str) -> np.ndarray:
-        """A picture plain, with truncation, with fade-in (alpha), or of the unaveraged weights."""
-        codes = self.wide("w")
-        if variant in ("", "generator_key"):
-            if variant:
-                w = np.asarray(self.generator.mapping(jnp.asarray(self.arrays["z"])))
-                codes = np.repeat(w[:, None], codes.shape[1], axis=1)
-            return self.picture(step, codes)
-        if variant == "trunc":
-            return self.picture(step, self.wide(f"w_trunc{value}"))
-        if variant == "alpha":
-            below = self.picture(step - 1, codes).repeat(2, axis=2).repeat(2, axis=3)
-            return (1 - float(value)) * below + float(value) * self.picture(step, codes)
-        raise Skip("not a name that this check knows")
-
-
-class Vgg:
-    """VGG16 features against the reference of the same preprocessing."""
-
-    def __init__(self, directory: str, arrays: Arrays):
-        self.model: Any = fxjax.load(directory)
-        self.arrays = arrays
-        picture = arrays["image_uint8_rgb_hwc"].astype(np.float32) / 127.5 - 1
-        self.images = jnp.asarray(picture)[None]
-
-    def compute(self, name: str) -> Result:
-        """Features in the reference's layout: NCHW for torchvision, NHWC for Keras."""
-        if name in ("input", "input_bgr"):
-            out = self.model.preprocess(self.images)
-        elif name in self.model.names:
-            out = self.model(self.images, [name])[name]
-        elif name.startswith("features."):
-            own = _torch_layers()[int(name.split(".")[1])]
-            out = self.model(self.images, [own])[own]
-        elif name in ("avgpool", "logits"):
-            raise Skip("the classifier is not converted")
-        else:
-            raise Skip("not a name that this check knows")
-        return np.asarray(out) if self.model.bgr else np.asarray(out).transpose(0, 3, 1, 2)
-
-
-def _torch_layers() -> list[str]:
-    """This module's layer for each index of torchvision's `features`."""
-    names = []
-    for block, count in enumerate(BLOCKS, start=1):
-        for i in range(1, count + 1):
-            names += [f"block{block}_conv{i}_linear", f"block{block}_conv{i}"]
-        names.append(f"block{block}_pool")
-    return names
-
-
-def _truncation(found: re.Match[str]) -> tuple[float, int | None]:
-    return float(found[1]), int(found[2]) if found[2] else None
-
-
-def _features(generator: Any, codes: jax.Array, row: int) -> np.ndarray:
-    """StyleGAN1 features after the style of `row`, NCHW."""
-    state = generator.start(codes.shape[0])
-    for k in range(row):
-        state = generator.rows[k](state, codes[:, k])
-    return np.asarray(generator.rows[row].modulate(state, codes[:, row])).transpose(0, 3, 1, 2)
-
-
 def compare(name: str, computed: Result, reference: np.ndarray, kind: str) -> Row:
     """Max abs and rms error against the bounds for this kind of network and array.
 
     1e-4 (5e-4 for StyleGAN1 layouts from 128 px up) and rms 2e-5; scores 1e-5 * max(1, |score|);
-    uint8 one count; VGG16 1e-5 of the layer's largest value.
+    uint8 one count; VGG16 1e-5 of the layer's largest value; an encoder's features as pictures,
+    but relative to their standard deviation.
     """
     computed = np.asarray(computed)
     if computed.shape != reference.shape:
@@ -306,18 +60,23 @@ def compare(name: str, computed: Result, reference: np.ndarray, kind: str) -> Ro
         bound, rms_bound = 1.0, 1.0
     elif kind.startswith("vgg16"):
         bound = rms_bound = 1e-5 * float(np.abs(reference).max())
+    elif kind in ENCODERS and name.startswith("act_"):
+        spread = max(1.0, float(reference.std()))
+        bound, rms_bound = 1e-4 * spread, 2e-5 * spread
     elif name.startswith("d_"):
         bound = 1e-5 * max(1.0, float(np.abs(reference).max()))
     else:
         big = reference.ndim == 4 and reference.shape[-1] >= 128
-        bound = 5e-4 if big and not kind.startswith("stylegan2") else 1e-4
+        bound = 5e-4 if big and kind.startswith(FAMILIES["stylegan1"]) else 1e-4
     passed = bool(
         np.isfinite(largest) and largest < bound + (reference.dtype == np.uint8) and rms < rms_bound
     )
     return Row(name, passed, largest, rms, bound)
 
 
-INPUTS = re.compile(r"z\d?|labels|c|w_plus_random|ws_random|noise\d+|image_uint8_rgb_hwc")
+INPUTS = re.compile(
+    r"z\d?|labels|c|w_plus_random|ws_random|noise\d+|image_uint8_rgb_hwc|src_image_uint8|x"
+)
 
 
 def verify(model: str, reference: str) -> Iterator[Row]:
@@ -329,12 +88,7 @@ def verify(model: str, reference: str) -> Iterator[Row]:
         )
     kind = str(json.loads((folder / "meta.json").read_text()).get("kind", ""))
     own = read_card(model)["kind"]
-    families = {
-        "stylegan1": ("stylegan1", "rosinality"),
-        "stylegan2": ("stylegan2",),
-        "vgg16": ("vgg16",),
-    }
-    if not kind.startswith(families.get(own, ())):
+    if not kind.startswith(FAMILIES.get(own, ())):
         raise ValueError(f"{model} is a {own}, but {reference} holds references of kind {kind!r}")
     files = sorted(
         path for path in folder.iterdir() if re.fullmatch(r"reference.*\.npz", path.name)
@@ -347,8 +101,10 @@ def verify(model: str, reference: str) -> Iterator[Row]:
             if checker.model.bgr != ("input_bgr" in arrays):
                 yield Row(path.name, None, reason="for weights of the other preprocessing")
                 continue
+        elif kind in ENCODERS:
+            checker = Encoders(model, arrays, kind)
         elif kind.startswith("rosinality"):
-            checker = Rosinality(model, arrays, kind)
+            checker = (Rosinality if own == "stylegan1" else Rosinality2)(model, arrays, kind)
         else:
             checker = Style(model, arrays, kind)
         for name, value in arrays.items():

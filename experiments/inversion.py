@@ -48,7 +48,7 @@ class Config:
     layers: Annotated[tuple[str, ...], "VGG16 layers of the loss"] = ("block3_conv3",)
     feature_size: Annotated[int, "pixels in which features are compared, at most"] = 256
     pixel_weight: Annotated[float, "weight of the pixels in --loss=both"] = 1.0
-    start: Annotated[str, "mean, best (of --tries), codes.npz, or a folder of NAME.npz"] = "mean"
+    start: Annotated[str, "mean, best (of --tries), encoder, codes.npz, or a folder"] = "mean"
     tries: Annotated[int, "random codes that --start=best draws"] = 100
     face: Annotated[str, "largest, all, a number (left to right), or x,y in the photo"] = "largest"
     aligned: Annotated[bool, "the pictures are aligned crops: no detection"] = False
@@ -117,10 +117,11 @@ def prepare(config: Config) -> Search:
     judge = None if features is None else metrics.lpips_style(features)
     walk = whiten.of(config.model, generator) if config.space == WHITENED else generator
     models = Models(*sharding.replicate((walk, loss, judge), mesh), mesh)
+    encoder = starts.encoder(config.model, config.start)
     return Search(
         models,
         settings,
-        functools.partial(starts.codes, models, config.start, config.tries),
+        functools.partial(starts.codes, models, config.start, config.tries, encoder),
         strip=config.strip,
         save_seconds=config.save_seconds,
         profile_dir=config.profile_dir,

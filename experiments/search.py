@@ -123,7 +123,7 @@ class Search:
         self,
         models: Models,
         settings: invert.Settings,
-        start: Callable[[Sequence[str], Any], Codes],
+        start: Callable[[Sequence[str], Any, Photos], Codes],
         *,
         strip: bool,
         save_seconds: float,
@@ -156,7 +156,7 @@ class Search:
         goal = self.goal(padded, placed)
         saved = _restore(place_file, key)
         if saved is None:
-            start = self._split(self.models.begun(self.start(names, goal)))
+            start = self._split(self.models.begun(self.start(names, goal, targets)))
             place = self._split(invert.begin(walk, start, settings))
             curves, strips, seconds = np.zeros((len(targets), 0), np.float32), [], 0.0
         else:

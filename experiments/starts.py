@@ -9,12 +9,37 @@ import numpy as np
 
 from experiments.search import Models
 from experiments.worklist import OK, Entry
-from fxjax import files, invert
-from fxjax.types import Codes
+from fxjax import checkpoint, files, invert, load, zoo
+from fxjax.types import Codes, Images, Photos
+
+ENCODER = "encoder"
 
 
-def codes(models: Models, start: str, tries: int, names: Sequence[str], goal: Any) -> Codes:
+def encoder(model: str, start: str) -> Any:
+    """What `start` "encoder" reads the faces with, else None. ValueError if `model` has none."""
+    if start != ENCODER:
+        return None
+    parts = checkpoint.read_card(zoo.find(model))["parts"]
+    if ENCODER not in parts:
+        raise ValueError(
+            f"--start=encoder: {model} has no encoder, it has {', '.join(parts)}; "
+            "converted e4e and pSp files have one"
+        )
+    return load(model, part=ENCODER)
+
+
+def codes(
+    models: Models,
+    start: str,
+    tries: int,
+    encoder: Any,
+    names: Sequence[str],
+    goal: Any,
+    targets: Photos,
+) -> Codes:
     """The codes at which the searches of these faces start."""
+    if encoder is not None:
+        return _read(encoder, jnp.asarray(encoder.prepared(targets)))
     generator, loss = models.generator, models.loss
     if start == "mean":
         return invert.mean_codes(generator, len(names))
@@ -25,9 +50,14 @@ def codes(models: Models, start: str, tries: int, names: Sequence[str], goal: An
     return jnp.asarray(np.stack([_given(start, name, shape) for name in names]))
 
 
+@jax.jit
+def _read(encoder: Any, images: Images) -> Codes:
+    return encoder(images)
+
+
 def check(start: str, models: Models, entries: Sequence[Entry]) -> None:
     """Reads all codes that `start` names once. Raises FileNotFoundError or ValueError."""
-    if start not in ("mean", "best"):
+    if start not in ("mean", "best", ENCODER):
         for entry in entries:
             if entry.status == OK:
                 _given(start, entry.name, (len(models.generator.rows), models.generator.dim))
@@ -38,7 +68,9 @@ def _given(start: str, name: str, shape: tuple[int, int]) -> np.ndarray:
     path = files.absolute(start)
     path = path / f"{name}.npz" if path.is_dir() else path
     if not path.exists():
-        raise FileNotFoundError(f"no code {path} to start from (--start: mean, best, file, folder)")
+        raise FileNotFoundError(
+            f"no code {path} to start from (--start: mean, best, encoder, file, folder)"
+        )
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             ws = np.asarray(arrays["ws"], np.float32)

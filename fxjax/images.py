@@ -224,3 +224,12 @@ def contact_sheet(
         top, left = index // columns * down, index % columns * across
         sheet[top : top + height, left : left + width] = image
     return sheet
+
+
+def bilinear(photo: Photo, height: int, width: int) -> UInt8[np.ndarray, "_ _ 3"]:
+    """The photo at another size by Pillow's bilinear filter, which covers all pixels it leaves out.
+
+    Networks that were trained on such pictures notice other filters.
+    """
+    picture = Pillow.fromarray(photo)
+    return np.asarray(picture.resize((width, height), Pillow.Resampling.BILINEAR))

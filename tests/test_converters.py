@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -37,6 +38,15 @@ SHARED = [
     "vgg16_narrow/vgg16_narrow_torchvision.pth",
     "vgg16_narrow/vgg16_narrow_torchvision_legacy.pth",
 ]
+# The same through the command lines, in processes of their own.
+SHARED_COMMANDS = [
+    "e4e_64/e4e_encode.pt",
+    "psp_64/iteration_200000_namespace.pt",
+    "rosinality_sg2_32_conv/network-snapshot.pt",
+    "rosinality_sg2_64/150000.pt",
+    "sg2ada_tf_32/network.pkl",
+    "sg2ada_tf_64_c3/network.pkl",
+]
 # Arrays that the averaged networks cannot reproduce, or that are inputs.
 SKIPPED = ("Graw", "generator_key", "mean_style", "avgpool", "logits", "reference_")
 
@@ -69,6 +79,75 @@ def test_parity(name: str, tmp_path: pathlib.Path) -> None:
 def test_parity_of_shared_fixtures(name: str, shared: pathlib.Path, tmp_path: pathlib.Path) -> None:
     rows = check(shared / "fixtures" / name, tmp_path / "model")
     assert sum(row.passed is True for row in rows) >= 10
+
+
+@pytest.mark.parametrize("name", SHARED_COMMANDS)
+def test_command_lines_of_shared_fixtures(
+    name: str, shared: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    source, out = shared / "fixtures" / name, tmp_path / "model"
+    done = command("converters.convert", f"--src={source}", f"--dst={out}")
+    assert done.returncode == 0, done.stderr
+    done = command("converters.verify", f"--model={out}", f"--reference={source.parent}")
+    assert done.returncode == 0, done.stdout
+    skipped = [line.split()[0] for line in done.stdout.splitlines() if "skipped:" in line]
+    allowed = ("Graw", "img_g_", "mean_latent", "w_discriminator_scores")
+    assert all(any(word in name for word in allowed) for name in skipped)
+    compared = int(done.stdout.splitlines()[-1].split()[0])
+    assert compared >= 11
+    if "encoder" in json.loads((out / "model.json").read_text())["parts"]:
+        encoder, generator = fxjax.load(out, part="encoder"), fxjax.load(out)
+        assert encoder.mean.shape == (len(generator.rows), generator.dim)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("rosinality_sg2_32_conv/network-snapshot.pt", "network-snapshot_legacy.pt"),
+        ("psp_64/best_model.pt", "iteration_200000_namespace.pt"),
+    ],
+)
+def test_both_forms_of_a_file_convert_alike(one: str, other: str, shared: pathlib.Path) -> None:
+    path = shared / "fixtures" / one
+    models = [
+        front.convert(open_weights(str(each)), Choice()) for each in (path, path.with_name(other))
+    ]
+    assert len(models[0].parts) == 2
+    for part, (architecture, arrays) in models[0].parts.items():
+        assert models[1].parts[part][0] == architecture
+        for name, value in arrays.items():
+            np.testing.assert_array_equal(models[1].parts[part][1][name], value)
+
+
+def test_unaveraged_rosinality_stylegan2(shared: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    folder = shared / "fixtures" / "rosinality_sg2_32_conv"
+    converted(folder / "network-snapshot.pt", tmp_path / "raw", Choice(network="g"))
+    rows = {row.name: row for row in verify(str(tmp_path / "raw"), str(folder))}
+    assert rows["img_g_w_plus_random"].passed is True
+    assert rows["img_w_plus_random"].passed is None
+
+
+@pytest.mark.parametrize(("name", "word"), [("ada_gray.pkl", "gray"), ("ada_rgba.pkl", "RGBA")])
+def test_gray_and_rgba_generators_are_refused(
+    name: str, word: str, shared: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    source = shared / "cases" / "gray-rgba-generator" / name
+    done = command("converters.convert", f"--src={source}", f"--dst={tmp_path / 'model'}")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert f"draws {word} pictures" in done.stderr
+    assert not (tmp_path / "model").exists()
+
+
+def test_other_channels_of_tensorflow_are_refused() -> None:
+    for folder in ("sg2_tf_32", "sg1_tf_32_fused"):
+        opened = open_weights(str(DATA / folder / "network.pkl"))
+        network = opened.networks["Gs"]
+        last = re.compile(r".*/ToRGB(_lod\d)?/(weight|bias)")
+        gray = {n: a[..., :1] if last.fullmatch(n) else a for n, a in network.weights.items()}
+        other = Network(network.kind, network.options, gray)
+        with pytest.raises(WeightError, match="Gs: draws gray pictures"):
+            front.convert(opened_with(opened, "Gs", other), Choice())
 
 
 def test_unaveraged_network(tmp_path: pathlib.Path) -> None:
@@ -149,7 +228,7 @@ def test_the_mean_code_is_that_of_10_000_at_once() -> None:
     for i in range(2):
         x = x @ arrays[f"mapping/layers/{i}/kernel"] + arrays[f"mapping/layers/{i}/bias"]
         x = np.where(x > 0, x, 0.2 * x)
-    np.testing.assert_allclose(rosinality._mean_w(arrays, 2, 12), x.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(rosinality.mean_w(arrays, 2, 12), x.mean(axis=0), atol=1e-6)
 
 
 def opened_with(source: Opened, name: str, network: Network) -> Opened:

@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import weightfiles as wf
 
 import converters.hdf5
-from converters import rosinality, stylegan1, stylegan2
+from converters import ada, rosinality, stylegan1
 from converters.command import Choice, Reader
 from converters.source import WeightError, open_weights
 
@@ -232,6 +233,31 @@ REFUSED = {
     "codec": (wf.pickled(wf.call("_codecs", "encode", "x", "rot13")), "not latin-1"),
     "bytes of a number": (wf.pickled(wf.call("builtins", "bytes", 2**40)), "bytes with arguments"),
     "Storage made": (wf.pickled(wf.call("torch", "FloatStorage", 2**40)), "empty torch storage"),
+    "options made with arguments": (
+        wf.pickled(wf.call("argparse", "Namespace", 1)),
+        "options with arguments",
+    ),
+    "options that are a list": (
+        wf.pickled(wf.built(wf.new("argparse", "Namespace"), [1])),
+        "not a dict",
+    ),
+    "call of options": (
+        wf.pickled(wf.Code(wf.new("argparse", "Namespace") + b")R")),
+        "calls a Namespace",
+    ),
+    "options with a payload": (
+        wf.pickled(
+            wf.built(
+                wf.new("argparse", "Namespace"),
+                {"__class__": wf.call("os", "system", "true")},
+            )
+        ),
+        "asks for 'os.system'",
+    ),
+    "another class of argparse": (
+        wf.pickled(wf.new("argparse", "FileType")),
+        "asks for 'argparse.FileType'",
+    ),
     "key of bytes": (wf.pickled({"a": {b"x": 1}}), "a bytes as a key"),
     "key of a tuple": (wf.pickled({"a": {(1,): 1}}), "a tuple as a key"),
 }
@@ -488,6 +514,7 @@ WHOLE = {
     "ada": DATA / "ada_torch_32" / "network.pkl",
     "torch stream": STREAM,
     "torch zip": STREAM,
+    "safetensors": STREAM,
     "keras": KERAS,
 }
 # The same for the part that runs in a child already: a fork per file instead of a program. The
@@ -544,6 +571,10 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[str,
         if kind == "torch zip":  # of the stream's tensors
             path = folder / "whole.pth"
             path.write_bytes(wf.torch_zip(*wf.state_dict(open_weights(str(STREAM)).tensors)))
+        if kind == "safetensors":
+            path = folder / "whole.safetensors"
+            arrays = {n: a.copy() for n, a in open_weights(str(STREAM)).tensors.items()}
+            path.write_bytes(safetensors.numpy.save(arrays))
         data = path.read_bytes()
         changes = [(str(path), *change) for change in cuts(len(data)) + flips(data)]
         started[kind] = start(FORK_ALL if kind == "keras" else OPEN_ALL, folder, changes)
@@ -655,7 +686,7 @@ def test_odd_filters_are_refused(shape: tuple[int, ...]):
 
     def read() -> None:
         with pytest.raises(WeightError, match="file: a resample filter of shape"):
-            stylegan2.taps_of(reader, "/resample_filter", "file")
+            ada.taps_of(reader, "/resample_filter", "file")
 
     assert peak_of(read) < 8 << 20
 
@@ -665,3 +696,57 @@ def test_odd_filters_among_the_options_are_refused(taps):
     with pytest.raises(WeightError, match=r"file: a filter of .* taps; want 1 to 16"):
         stylegan1.filter_of(taps, "file")
     assert stylegan1.filter_of([1, 3.0], "file") == [1.0, 3.0]
+
+
+# --- Whole files of the kinds that hold options ---------------------------------------------------
+
+
+# Opens and converts; the imports of jax are most of it.
+CONVERT_ALL = OPEN_ALL.replace(
+    "import WeightError, open_weights",
+    "import WeightError, open_weights\n"
+    "from converters.convert import convert\n"
+    "from converters.command import Choice",
+).replace("open_weights(sys.argv[2])", "convert(open_weights(sys.argv[2]), Choice())")
+CHECKPOINTS = [
+    "rosinality_sg2_64/150000.pt",
+    "rosinality_sg2_32_conv/network-snapshot_legacy.pt",
+    "e4e_64/e4e_encode.pt",
+    "psp_64/iteration_200000_namespace.pt",
+    "sg2ada_tf_64_c3/network.pkl",
+]
+
+
+def test_damaged_checkpoints_convert_or_are_refused(shared: pathlib.Path, tmp_path: pathlib.Path):
+    """Cut short, or with a byte changed where the structure is: one line, or a model."""
+    random = np.random.default_rng(5)
+    changes: list[tuple[str, int, int]] = []
+    for path in (shared / "fixtures" / name for name in CHECKPOINTS):
+        data = path.read_bytes()
+        changes += [(str(path), len(data) * part // 7, 0) for part in range(7)]
+        begin = max(data.find(b"data.pkl"), 0)
+        places = begin + random.integers(0, 40_000, 33)
+        changes += [(str(path), int(place), int(random.integers(1, 256))) for place in places]
+    lines = start(CONVERT_ALL, tmp_path, changes)()
+    for (_, place, bits), (line, seconds) in zip(changes, lines, strict=True):
+        assert bits or line, place  # no cut file converts
+        assert "\n" not in line
+        assert seconds < SECONDS
+    assert 10 < sum(not line for line, _ in lines) < 150
+
+
+def test_payloads_in_options_end_the_command(tmp_path: pathlib.Path):
+    """Through the command line: nothing runs, one line, exit status 1."""
+    marker, path = tmp_path / "marker", tmp_path / "weights.pt"
+    tensors, storages = wf.state_dict({"encoder.input_layer.0.weight": ONE})
+    for payload in (
+        wf.call("os", "system", f"touch {marker}"),
+        wf.built(wf.new("argparse", "Namespace"), wf.call("os", "system", f"touch {marker}")),
+    ):
+        path.write_bytes(wf.torch_stream({"state_dict": tensors, "opts": payload}, storages))
+        command = ["-m", "converters.convert", f"--src={path}", f"--dst={tmp_path / 'model'}"]
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1
+        assert "wants to run code and was refused" in done.stderr
+        assert not marker.exists()

@@ -20,7 +20,7 @@ LEVELS = [
     "fxjax.nn fxjax.nn.ops",
     "fxjax.nn.layers fxjax.nn.generator fxjax.nn.statistics fxjax.checkpoint",
     "fxjax.nn.stylegan1 fxjax.nn.stylegan2 fxjax.nn.vgg16 fxjax.nn.lpips fxjax.nn.fader "
-    "fxjax.nn.liu_jin fxjax.nn.landmarks",
+    "fxjax.nn.liu_jin fxjax.nn.landmarks fxjax.nn.encoder",
     "fxjax.zoo fxjax",
     "fxjax.losses fxjax.detect fxjax.align fxjax.data fxjax.augment fxjax.growth fxjax.objective",
     "fxjax.expression fxjax.paste",
@@ -56,6 +56,7 @@ HOMES = {
     "absl": ("experiments", "converters"),
     "av": ("experiments.video",),
     "h5py": ("converters",),
+    "safetensors": ("converters",),
     "torch": ("converters",),
     "pickle": (),
     "tensorflow": (),
@@ -171,7 +172,7 @@ def test_import_is_light():
         "import sys, fxjax, jax\n"
         "jax.config.update('jax_num_cpu_devices', 3)  # raises once jax has started\n"
         "assert jax.device_count() == 3\n"
-        "heavy = {'torch', 'tensorflow', 'dlib', 'h5py'} & set(sys.modules)\n"
+        "heavy = {'torch', 'tensorflow', 'dlib', 'h5py', 'safetensors'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}

@@ -83,7 +83,8 @@ class Mapping(nnx.Module):
 
     `gain` follows each activation (1 in StyleGAN1, sqrt(2) in StyleGAN2). With labels, their
     embedding is concatenated to z; both are normalised together, or each alone if
-    `normalize_each` (StyleGAN2-ADA). Always float32. `latent` 0 maps labels alone.
+    `normalize_each` (StyleGAN2-ADA). Always float32. `latent` 0 maps labels alone, to their
+    normalised embedding if there are no `layers`.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class Mapping(nnx.Module):
     ):
         embedding = (latent if embedding is None else embedding) if labels else 0
         hidden = dim if hidden is None else hidden
-        widths = [latent + embedding, *[hidden] * (layers - 1), dim]
+        widths = [latent + embedding, *[hidden] * (layers - 1), dim][: layers + 1]
         self.embed = (
             Dense(labels, embedding, param_dtype=param_dtype, rngs=rngs) if labels else None
         )

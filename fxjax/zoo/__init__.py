@@ -10,6 +10,7 @@ from jax.sharding import Sharding
 from jax.typing import DTypeLike
 
 from fxjax import checkpoint, files
+from fxjax.nn.encoder import Encoder
 from fxjax.nn.fader import Classifier, Fader
 from fxjax.nn.landmarks import Landmarks
 from fxjax.nn.liu_jin import LiuJin
@@ -24,6 +25,7 @@ CLASSES: dict[tuple[str, str], Callable[..., nnx.Module]] = {
     ("stylegan1", "discriminator"): StyleGAN1Discriminator,
     ("stylegan2", "generator"): StyleGAN2,
     ("stylegan2", "discriminator"): StyleGAN2Discriminator,
+    ("stylegan2", "encoder"): Encoder,
     ("stylegan1", "statistics"): Statistics,
     ("stylegan2", "statistics"): Statistics,
     ("stylegan1", "features"): VGG16,  # the feature network that was shipped with a generator
@@ -81,7 +83,7 @@ def load(
 ) -> Any:
     """A model of the zoo by name, or of any model folder (local or gs://).
 
-    `part` is "generator", "discriminator", "features", "landmarks", "heads" (of LPIPS),
+    `part` is "generator", "discriminator", "encoder", "features", "landmarks", "heads" (of LPIPS),
     "autoencoder" or "classifier"; by default the generator, or else the features, or else the
     first there is.
     `dtype` is what it computes in, `param_dtype` what its weights are kept in. Raises
