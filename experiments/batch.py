@@ -21,7 +21,8 @@ from tqdm import tqdm
 from experiments import inversion, invert, runfolder, transfer_flags, worklist
 from experiments.photos import beside, find, fits_a_line, free_name, photo_names, shown
 from fxjax import align, files, images, tables, zoo
-from fxjax.engine import LAYERS, feature_size
+from fxjax.engine import LAYERS
+from fxjax.losses import feature_size
 from fxjax.transfer_types import Located
 from fxjax.types import Codes
 

@@ -30,11 +30,18 @@ from fxjax import (
 )
 from fxjax.codes import refine
 from fxjax.faces import goal, model, mouth, reader
-from fxjax.faces.verdict import Verdict
 from fxjax.nn.generator import Generator, synthesize
 from fxjax.nn.vgg16 import VGG16
 from fxjax.ranking import Ranking
-from fxjax.transfer_types import Located, Picture, Pixels, Progress, Settings, Transfer
+from fxjax.transfer_types import (
+    Located,
+    Picture,
+    Pixels,
+    Progress,
+    Settings,
+    Transfer,
+    unchanged,
+)
 from fxjax.types import Code, Codes, Images
 from fxjax.zoo import load
 
@@ -43,15 +50,6 @@ CHUNK = 25  # inversion steps between reports of progress
 TUNING_RATE = 1e-3  # of pivotal tuning, before equalising
 AT_ONCE = 2**22  # pixels that are inverted or drawn together: 4 faces of 1024 px take 6.4 GiB
 FOOLED = 0.07  # of the eyes' distance between two landmarkers of a drawing's mouth
-LARGEST = 256  # pixels in which features are compared, at most
-
-
-def feature_size(resolution: int) -> int:
-    """In how many pixels features of a generator's pictures are compared with those of a photo.
-
-    Half as many: a third of the time, and inversions as good (docs/transfer.md).
-    """
-    return min(LARGEST, max(resolution // 2, 32))
 
 
 class Engine(Ranking):
@@ -79,7 +77,7 @@ class Engine(Ranking):
         super().__init__(self.generator.resolution, detector, reading, parts=self.settings.parts)
         self.walk = whiten.of(model, self.generator)
         mean = _draw(self.generator, invert.mean_codes(self.generator, 1))
-        size = feature_size(self.generator.resolution)
+        size = losses.feature_size(self.generator.resolution)
         coarse = losses.balanced(self.features, LAYERS, mean, size=size)
         self.loss = losses.Sum([coarse, losses.Pixels()], (1.0, 1.0))
         self.prepare(mean)
@@ -181,8 +179,7 @@ class Engine(Ranking):
         """Codes moved from `starts` towards the driver's expression, best first.
 
         `own` is the person's code; `steps` are the settings' unless given. For the mouth alone:
-        eyes and brows are moved by a face model
-        (`fxjax.faces.goal`).
+        eyes and brows are moved by a face model (`fxjax.faces.goal`).
         """
         settings = refine.Settings(steps=self.settings.refine if steps is None else steps)
         generator = self.generator if tuned is None else tuned
@@ -307,25 +304,7 @@ class Engine(Ranking):
 
     def unchanged(self, person: Located, driver: Located) -> Transfer:
         """The transfer between faces whose expressions are alike in the parts that change."""
-        size = self.resolution
-        return Transfer(
-            person.photo.copy(),
-            images.to_uint8(person.crop.image),
-            person,
-            driver,
-            np.zeros((0, size, size, 3), np.uint8),
-            np.zeros((0, len(self.generator.rows), self.generator.dim), np.float32),
-            np.zeros(len(self.generator.rows), bool),
-            None,
-            True,
-            {},
-            Verdict((), {}),
-            self.preflight(person, driver),
-            "nothing",
-            np.zeros((2, 0), np.float32),
-            {},
-            self.generator,
-        )
+        return unchanged(person, driver, self.preflight(person, driver), self.generator)
 
     def __call__(
         self,

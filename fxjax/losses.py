@@ -19,6 +19,7 @@ from fxjax.types import Features, Images
 
 Weights = Float[Array, "batch height width"]
 GRAM_LAYERS = ("block1_conv1", "block2_conv1", "block3_conv1")
+FEATURE_SIZE = 256  # pixels in which features are compared, at most
 
 Embedding = Any
 """What `embed` returns: arrays whose first axis is the image."""
@@ -105,6 +106,14 @@ class Perceptual(nnx.Module):
             for a, b, scale in zip(embedding["x"], goal["x"], self.scales, strict=True)
         ]
         return functools.reduce(jnp.add, parts) / len(parts)
+
+
+def feature_size(resolution: int) -> int:
+    """In how many pixels features of a generator's pictures are compared with those of a photo.
+
+    Half as many: a third of the time, and inversions as good (docs/transfer.md).
+    """
+    return min(FEATURE_SIZE, max(resolution // 2, 32))
 
 
 def balanced(features: VGG16, layers: Sequence[str], images: Images, size: int = 256) -> Perceptual:

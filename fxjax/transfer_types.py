@@ -13,7 +13,7 @@ from PIL import Image as Pillow
 
 from fxjax import align, mix
 from fxjax.faces.verdict import Verdict
-from fxjax.images import Cutout, cut_out
+from fxjax.images import Cutout, cut_out, to_uint8
 from fxjax.nn.generator import Generator
 from fxjax.types import Photo
 
@@ -166,6 +166,31 @@ class Transfer:
         buffer = io.BytesIO()
         Pillow.fromarray(self.side_by_side()).save(buffer, "PNG")
         return buffer.getvalue()
+
+
+def unchanged(
+    person: Located, driver: Located, warnings: Verdict, generator: Generator
+) -> Transfer:
+    """A transfer in which nothing was searched and nothing changes."""
+    size, rows = len(person.crop.image), len(generator.rows)
+    return Transfer(
+        person.photo.copy(),
+        to_uint8(person.crop.image),
+        person,
+        driver,
+        np.zeros((0, size, size, 3), np.uint8),
+        np.zeros((0, rows, generator.dim), np.float32),
+        np.zeros(rows, bool),
+        None,
+        True,
+        {},
+        Verdict((), {}),
+        warnings,
+        "nothing",
+        np.zeros((2, 0), np.float32),
+        {},
+        generator,
+    )
 
 
 def _tile(photo: Pixels, height: int) -> Pixels:
