@@ -147,6 +147,19 @@ def test_folds_are_what_drawings_differ_by(points):
     assert np.average(np.abs(brighter - 1), weights=bare) < 0.02  # other light is no fold
 
 
+def test_nothing_gets_brighter_than_the_skin_around_it():
+    """A fold is filled, up to the skin; a highlight is not drawn; what gets darker does."""
+    photo = np.full((200, 200, 3), 120, np.float32)
+    photo[98:102, 40:160] = 80  # a fold
+    face, lighter = np.ones((200, 200, 1), np.float32), np.full((200, 200), 1.3, np.float32)
+    found = folds.filled(photo, face, lighter, 200.0)
+    assert found[20, 100] == pytest.approx(folds.BRIGHTEST, abs=0.02)
+    assert found[100, 100] > 1.2
+    np.testing.assert_allclose(found[100, 60:140] * 80, 120 * folds.BRIGHTEST, rtol=0.25)
+    darker = np.full((200, 200), 0.8, np.float32)
+    np.testing.assert_array_equal(folds.filled(photo, face, darker, 200.0), darker)
+
+
 def test_folds_forgive_a_move(points):
     """A mouth that is drawn elsewhere is no fold, as its landmarks say that it moved."""
     there = points.copy()

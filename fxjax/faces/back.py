@@ -119,7 +119,9 @@ def _applied(
     here = np.stack(np.meshgrid(np.arange(wide), np.arange(tall)), axis=-1) + (low - first)
     moved = move.seen(source, here - below) * side
     moved += move.seen(source, here - above) * (1 - side)
-    changed = moved * (1 + factor) * (1 - alpha) + layers[..., 8:]
+    square = float(np.linalg.norm(person.crop.at(1)[:2, 0]))
+    factor = folds.filled(moved, face, 1 + factor[..., 0], square)
+    changed = moved * factor[..., None] * (1 - alpha) + layers[..., 8:]
     window = result[low[1] : high[1], low[0] : high[0]]
     within = face[..., 0] > 0
     window[within] = np.clip(np.rint(changed[within]), 0, 255).astype(np.uint8)

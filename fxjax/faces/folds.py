@@ -22,6 +22,9 @@ MOST = 0.25  # of the factor's logarithm
 AROUND = 0.15  # of the face's square: how far from the parts folds are drawn
 LIPS = 0.15  # how much of it goes over lips, which have edges of their own
 
+NEAR, FINE = 0.05, 0.006  # of the side: how far skin is around, what is narrower is texture
+BRIGHTEST = 1.03  # than the skin around
+
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 Drawn = Float[np.ndarray, "_ _ 3"] | Float[Array, "_ _ 3"]
 
@@ -57,6 +60,24 @@ def factor(
     return np.exp(np.clip(change, -MOST, MOST) * near)
 
 
+def filled(
+    photo: Float[np.ndarray, "tall wide 3"],
+    face: Float[np.ndarray, "tall wide 1"],
+    factor: Float[np.ndarray, "tall wide"],
+    side: float,
+) -> Float[np.ndarray, "tall wide"]:
+    """The factor, but so that nothing gets brighter than the skin around it.
+
+    What brightens fills a fold; a highlight is the light of another face. `side` is that of the
+    face's square in pixels of the photo.
+    """
+    bright = photo @ LUMA
+    around = _blur(bright * face[..., 0], NEAR * side) / (_blur(face[..., 0], NEAR * side) + 1e-3)
+    here = np.maximum(_blur(bright, FINE * side), 1.0)
+    most = np.maximum(around * np.float32(BRIGHTEST) / here, 1.0)
+    return np.minimum(factor, most)
+
+
 def lips(points: Landmarks, size: int) -> Float[np.ndarray, "size size"]:
     """1 on the mouth with its lips, 0 elsewhere, with a soft edge."""
     mask = np.zeros((size, size), np.float32)
@@ -69,5 +90,5 @@ def _brightness(drawing: Drawn, size: int) -> Float[np.ndarray, "size size"]:
     return np.maximum(cv2.resize(pixels, (size, size), interpolation=cv2.INTER_CUBIC), 0)
 
 
-def _blur(picture: Float[np.ndarray, "size size"], sigma: float) -> Float[np.ndarray, "size size"]:
+def _blur(picture: Float[np.ndarray, "tall wide"], sigma: float) -> Float[np.ndarray, "tall wide"]:
     return cv2.GaussianBlur(picture.astype(np.float32), (0, 0), max(sigma, 0.3))
