@@ -15,7 +15,7 @@ from flax import nnx
 import fxjax
 from experiments import bundle, evaluate_generator, generator_measures, held_back, pack_model
 from experiments.launch import parse
-from fxjax import checkpoint, losses, snapshot, train_features, train_state, zoo
+from fxjax import checkpoint, images, losses, snapshot, train_features, train_state, zoo
 from fxjax.nn.stylegan2 import StyleGAN2
 
 RANDOM = np.random.default_rng(0)
@@ -353,7 +353,7 @@ class TestBundle:
         with pytest.raises(ValueError, match=r"MB, more than 0\.01"):
             pack_model.main(self.config(model, figures, tmp_path, "--megabytes=0.01"))
         assert not (tmp_path / "zoo" / "tiny").exists()
-        assert list((tmp_path / "zoo").iterdir()) == []
+        assert not (tmp_path / "zoo").exists()  # nor is the folder that was made for it left
 
     def test_only_figures_of_these_weights(self, model, figures, tmp_path):
         other = json.loads(figures.read_text()) | {"sha256": "0"}
@@ -384,7 +384,7 @@ class TestBundle:
 def test_plain_detection(shared):
     detector = bundle.detect.Detector()
     archive = zipfile.ZipFile(shared / "data" / "omi" / "omi_train_128.zip")
-    face = fxjax.data._decode(archive.read("base_0001.jpg"), "base_0001.jpg")
+    face = images.decode(archive.read("base_0001.jpg"), "base_0001.jpg")
     assert detector.sees(generator_measures.enlarge(face))
     assert not detector.sees(np.full((256, 256, 3), 128, np.uint8))
 
