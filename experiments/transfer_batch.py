@@ -46,7 +46,7 @@ def main(config: Config) -> None:
 
     def work(pair: Pair, person: Known, driver: Known) -> dict[str, Any]:
         codes = batch.codes_of(person, driver)
-        engine.check_seen(person.face, driver.face)
+        engine.check_seen([person.face], [driver.face])
         if not engine.wish(person.face, driver.face).share:
             result = engine.unchanged(person.face, driver.face)
         else:

@@ -47,7 +47,7 @@ def main(config: Config) -> None:
     engine = Engine(config.model, config.features, config.settings())
     source = frames.Source(config.driver, out, config.most)
     person = engine.locate(config.appearance, config.face)[0]
-    engine.check_seen(person, person)
+    engine.check_seen([person], [])
     features = str(config.features or zoo.holder(config.model, "features"))
     made_of = frames.inputs(config.appearance, source, config.model, features)
     frames.check(out, dataclasses.asdict(config), made_of)

@@ -53,6 +53,15 @@ def eye_distance(landmarks: Landmarks) -> float:
     return float(np.linalg.norm(landmarks[36:42].mean(0) - landmarks[42:48].mean(0)))
 
 
+def filled(
+    polygon: Float[np.ndarray, "_ 2"], wide: int, tall: int | None = None
+) -> UInt8[np.ndarray, "_ _"]:
+    """1 inside of a polygon of pixels, 0 elsewhere; a square without `tall`."""
+    mask = np.zeros((wide if tall is None else tall, wide), np.uint8)
+    cv2.fillPoly(mask, [np.rint(polygon).astype(np.int32)], (1,))
+    return mask
+
+
 def ffhq_square(landmarks: Landmarks, size: int) -> Matrix:
     """`photo_from_crop` of the FFHQ data set's oriented square around the eyes and the mouth.
 

@@ -152,9 +152,10 @@ class Engine(Ranking):
         """Whether the mouth is to change and seems to be covered, and the settings mind that."""
         return "mouth" in self.parts and not self.settings.covered and self.covered(face)
 
-    def check_seen(self, person: Located, driver: Located) -> None:
+    def check_seen(self, people: Sequence[Located], drivers: Sequence[Located]) -> None:
         """ValueError if one of their mouths is hidden: nothing can be read or drawn there."""
-        for who, face in (("face that changes", person), ("driver", driver)):
+        named = [("face that changes", face) for face in people] + [("driver", f) for f in drivers]
+        for who, face in named:
             if self.hidden(face):
                 raise ValueError(
                     f"the mouth of the {who} seems to be covered, so its expression cannot be seen:"
@@ -325,8 +326,7 @@ class Engine(Ranking):
         drivers = self.locate(expression, driver_face)
         if len(drivers) != 1:
             raise ValueError(f"{len(drivers)} faces are chosen to drive; choose one")
-        for person in people:
-            self.check_seen(person, drivers[0])
+        self.check_seen(people, drivers)
         found, inverting = time.monotonic() - began, time.monotonic()
         changing = [person for person in people if self.wish(person, drivers[0]).share]
         curves, codes = np.zeros((2, 0), np.float32), jnp.zeros((0, 0, 0))

@@ -8,25 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import save
+from weightfiles import opened, refusal
 
 from converters import convert as front
 from converters.command import Choice, Model
-from converters.source import Opened, WeightError, open_weights
+from converters.source import WeightError, open_weights
 
 DATA = pathlib.Path(__file__).parent / "data"
 ONES = np.ones((2, 3), np.float32)
-
-
-def opened(folder: pathlib.Path, data: bytes) -> Opened:
-    (folder / "weights").write_bytes(data)
-    return open_weights(str(folder / "weights"))
-
-
-def refusal(folder: pathlib.Path, data: bytes) -> str:
-    with pytest.raises(WeightError) as caught:
-        opened(folder, data)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def written(table: dict[str, Any], numbers: bytes) -> bytes:

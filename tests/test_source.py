@@ -13,10 +13,11 @@ import h5py
 import numpy as np
 import pytest
 import weightfiles as wf
+from weightfiles import opened, refusal
 
 from converters.arrays import Array, numpy_builders
 from converters.pickles import load
-from converters.source import Opened, Source, WeightError, open_weights
+from converters.source import Source, WeightError, open_weights
 
 DATA = pathlib.Path(__file__).parent / "data"
 VGG = DATA / "vgg16_narrow" / "vgg16_narrow_keras_notop_published_names.h5"
@@ -24,21 +25,6 @@ VGG = DATA / "vgg16_narrow" / "vgg16_narrow_keras_notop_published_names.h5"
 
 def numbers(*shape: int) -> np.ndarray:
     return np.random.default_rng(1).normal(size=shape).astype(np.float32)
-
-
-def opened(folder: pathlib.Path, data: bytes) -> Opened:
-    (folder / "weights").write_bytes(data)
-    return open_weights(str(folder / "weights"))
-
-
-def refusal(folder: pathlib.Path, data: bytes) -> str:
-    with pytest.raises(WeightError) as caught:
-        opened(folder, data)
-    line = str(caught.value)
-    assert line.startswith(str(folder / "weights"))
-    assert "\n" not in line
-    assert len(line) < 1000
-    return line
 
 
 # --- The official formats -------------------------------------------------------------------------

@@ -1,12 +1,16 @@
 """Writes small weight files of the foreign formats, opcode by opcode, for the readers' tests."""
 
 import io
+import pathlib
 import struct
 import zipfile
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pytest
+
+from converters.source import Opened, WeightError, open_weights
 
 
 class Code(bytes):
@@ -170,3 +174,20 @@ def state_dict(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Code], dict[
     storages = {str(k): value.ravel() for k, value in enumerate(arrays.values())}
     tensors = {n: plain_tensor(str(k), value) for k, (n, value) in enumerate(arrays.items())}
     return tensors, storages
+
+
+def opened(folder: pathlib.Path, data: bytes) -> Opened:
+    """What is read of a file of these bytes, written into the folder."""
+    (folder / "weights").write_bytes(data)
+    return open_weights(str(folder / "weights"))
+
+
+def refusal(folder: pathlib.Path, data: bytes) -> str:
+    """The line with which a file of these bytes is refused: short, with its name first."""
+    with pytest.raises(WeightError) as caught:
+        opened(folder, data)
+    line = str(caught.value)
+    assert line.startswith(str(folder / "weights"))
+    assert "\n" not in line
+    assert len(line) < 1000
+    return line

@@ -43,7 +43,7 @@ def put_back(
     """
     align.check_parts(parts)
     drawn = len(np.asarray(before))
-    side = np.linalg.norm(person.crop.at(1)[:2, 0])
+    side = float(np.linalg.norm(person.crop.at(1)[:2, 0]))
     size = int(np.clip(round(side), LEAST, MOST))
     matrix = person.crop.at(size)
     own = align.transform(np.linalg.inv(matrix), mouth.landmarks(person))
@@ -55,7 +55,7 @@ def put_back(
     if nudge is not None:
         found = found._replace(new=found.new + nudge * size)
     layers = _layers(person, driver, theirs, before, after, marks, found, size, parts)
-    return _applied(person, layers, matrix)
+    return _applied(person, layers, matrix, side)
 
 
 def _layers(
@@ -93,9 +93,9 @@ def _layers(
 
 
 def _applied(
-    person: Located, layers: Float[np.ndarray, "size size 11"], matrix: align.Matrix
+    person: Located, layers: Float[np.ndarray, "size size 11"], matrix: align.Matrix, side: float
 ) -> Photo:
-    """The photo with the layers, whose pixels `matrix` maps to the photo's."""
+    """The photo with the layers, whose pixels `matrix` maps to the photo's, `side` of them."""
     photo, result = person.photo, person.photo.copy()
     used = np.argwhere(layers[..., 0] > 0)[:, ::-1]
     (left, top), (right, bottom) = used.min(0) - 1, used.max(0) + 1
@@ -108,7 +108,7 @@ def _applied(
     window_from_photo = np.array([[1, 0, -low[0]], [0, 1, -low[1]], [0, 0, 1.0]])
     place = np.linalg.inv(window_from_photo @ matrix)
     layers = _resampled(layers, place, tall, wide)
-    face, side, factor, alpha = (layers[..., k : k + 1] for k in (0, 5, 6, 7))
+    face, under, factor, alpha = (layers[..., k : k + 1] for k in (0, 5, 6, 7))
     turn = matrix[:2, :2].T.astype(np.float32)
     above, below = layers[..., 1:3] @ turn, layers[..., 3:5] @ turn
 
@@ -117,10 +117,9 @@ def _applied(
     last = np.minimum(high + margin, limit)
     source = photo[first[1] : last[1], first[0] : last[0]].astype(np.float32)
     here = np.stack(np.meshgrid(np.arange(wide), np.arange(tall)), axis=-1) + (low - first)
-    moved = move.seen(source, here - below) * side
-    moved += move.seen(source, here - above) * (1 - side)
-    square = float(np.linalg.norm(person.crop.at(1)[:2, 0]))
-    factor = folds.filled(moved, face, 1 + factor[..., 0], square)
+    moved = move.seen(source, here - below) * under
+    moved += move.seen(source, here - above) * (1 - under)
+    factor = folds.filled(moved, face, 1 + factor[..., 0], side)
     changed = moved * factor[..., None] * (1 - alpha) + layers[..., 8:]
     window = result[low[1] : high[1], low[0] : high[0]]
     within = face[..., 0] > 0

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from fxjax import align
 from fxjax.align import Landmarks
@@ -80,9 +80,7 @@ def filled(
 
 def lips(points: Landmarks, size: int) -> Float[np.ndarray, "size size"]:
     """1 on the mouth with its lips, 0 elsewhere, with a soft edge."""
-    mask = np.zeros((size, size), np.float32)
-    cv2.fillPoly(mask, [np.rint(points[48:60]).astype(np.int32)], (1.0,))
-    return _blur(mask, 0.008 * size)
+    return _blur(align.filled(points[48:60], size), 0.008 * size)
 
 
 def _brightness(drawing: Drawn, size: int) -> Float[np.ndarray, "size size"]:
@@ -90,5 +88,5 @@ def _brightness(drawing: Drawn, size: int) -> Float[np.ndarray, "size size"]:
     return np.maximum(cv2.resize(pixels, (size, size), interpolation=cv2.INTER_CUBIC), 0)
 
 
-def _blur(picture: Float[np.ndarray, "tall wide"], sigma: float) -> Float[np.ndarray, "tall wide"]:
+def _blur(picture: Real[np.ndarray, "tall wide"], sigma: float) -> Float[np.ndarray, "tall wide"]:
     return cv2.GaussianBlur(picture.astype(np.float32), (0, 0), max(sigma, 0.3))

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from fxjax import align, expression, images
 from fxjax.align import Landmarks
@@ -55,7 +55,7 @@ def inside(
         return None
     if theirs is not None and (gap(theirs) < SHUT or opening(theirs) < OPEN):
         return None
-    alpha = _filled(new[60:68], size).astype(np.float32)
+    alpha = align.filled(new[60:68], size).astype(np.float32)
     alpha = cv2.GaussianBlur(alpha, (0, 0), max(EDGE * size, 0.3))
     drawn = move.seen(_large(after, size), move.spline(new[48:], marks[1][48:], size))
     drawn = drawn + np.average((crop - _large(before, size)).reshape(-1, 3), 0, skin.ravel())
@@ -91,7 +91,7 @@ def landmarks(face: Located) -> Landmarks:
     """
     crop = (align.cut(face.photo, face.crop.at(LOOK), LOOK) + 1) / 2
     points = _at(face, LOOK)
-    inner, outer = (_filled(points[part], LOOK) for part in (slice(60, 68), slice(48, 60)))
+    inner, outer = (align.filled(points[part], LOOK) for part in (slice(60, 68), slice(48, 60)))
     ring = (outer > 0) & (cv2.dilate(inner, np.ones((3, 3), np.uint8)) == 0)
     if gap(points) < SHUT or not inner.any() or not ring.any():
         return face.landmarks
@@ -147,14 +147,6 @@ def _toned(found: Inside, crop: Float[np.ndarray, "size size 3"]) -> Inside:
         return found
     levels = np.clip(found.colours @ LUMA, bright.min(), bright.max())
     return Inside(np.stack([curve(levels) for curve in curves], -1).astype(np.float32), found.alpha)
-
-
-def _filled(
-    points: Float[np.ndarray, "_ 2"], wide: int, tall: int | None = None
-) -> UInt8[np.ndarray, "_ _"]:
-    mask = np.zeros((wide if tall is None else tall, wide), np.uint8)
-    cv2.fillPoly(mask, [np.rint(points).astype(np.int32)], (1,))
-    return mask
 
 
 def _at(face: Located, size: int) -> Landmarks:

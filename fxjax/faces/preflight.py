@@ -43,7 +43,7 @@ def covered(face: Look) -> float:
     of its own, or there are no dark and light places between and on the lips.
     """
     distance = align.eye_distance(face.inside)
-    lips = lab(face.crop)[_filled([face.inside[48:60]]), 0]
+    lips = lab(face.crop)[align.filled(face.inside[48:60], SIDE) > 0, 0]
     low, high = np.percentile(lips, [10, 90]) if lips.size else (0.0, 0.0)
     wide = float(face.spread[48:].mean()) / distance / WIDE
     far = astray(face.inside, face.second) / ASTRAY
@@ -96,10 +96,4 @@ def _disc(centre: Float[np.ndarray, " 2"], radius: float) -> Bool[np.ndarray, "2
     mask = np.zeros((SIDE, SIDE), np.uint8)
     place = np.clip(np.rint(centre), 0, SIDE - 1).astype(int)
     cv2.circle(mask, (int(place[0]), int(place[1])), max(1, int(radius)), (1,), -1)
-    return mask > 0
-
-
-def _filled(polygons: list[Float[np.ndarray, "_ 2"]]) -> Bool[np.ndarray, "256 256"]:
-    mask = np.zeros((SIDE, SIDE), np.uint8)
-    cv2.fillPoly(mask, [np.rint(points).astype(np.int32) for points in polygons], (1,))
     return mask > 0

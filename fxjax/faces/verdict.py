@@ -140,8 +140,7 @@ def _teeth(after: Crop, seen: Landmarks, own: Landmarks) -> dict[str, float]:
     """How much brighter and redder than skin is what shows in an open mouth; 0 where none is."""
     if gap(seen) < 0.05 or opening(seen) < 0.02:
         return {"glaring": 0.0, "red": 0.0}
-    inside = np.zeros((SIDE, SIDE), np.uint8)
-    cv2.fillPoly(inside, [np.rint(seen[60:68]).astype(np.int32)], (1,))
+    inside = align.filled(seen[60:68], SIDE)
     pixels, skin = lab(after), _skin(own, seen) > 0.5
     if not inside.any() or not skin.any():
         return {"glaring": 0.0, "red": 0.0}
