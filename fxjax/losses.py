@@ -111,7 +111,7 @@ class Perceptual(nnx.Module):
 def feature_size(resolution: int) -> int:
     """In how many pixels features of a generator's pictures are compared with those of a photo.
 
-    Half as many: a third of the time, and inversions as good (docs/transfer.md).
+    Half as many: a quarter of the network's work, and inversions as good (docs/transfer.md).
     """
     return min(FEATURE_SIZE, max(resolution // 2, 32))
 
