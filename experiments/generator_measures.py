@@ -31,7 +31,7 @@ from fxjax import (
 from fxjax.align import Landmarks
 from fxjax.nn.generator import Generator, codes, synthesize
 from fxjax.nn.vgg16 import VGG16
-from fxjax.types import Images, Photo, Photos
+from fxjax.types import AnyPhoto, Images, Photo, Photos
 
 SIDE = 256  # pixels at which dlib and PSNR judge
 BATCH = 16  # pictures at once, always, so that a picture does not depend on how many are asked for
@@ -117,7 +117,7 @@ def _draw(generator: Generator, key: Array, psi: Array) -> Array:
     return images.to_uint8(synthesize(generator, codes(generator, z, psi=psi)))
 
 
-def pooled(features: VGG16, pictures: Iterable[Photo]) -> Float[np.ndarray, "_ _"]:
+def pooled(features: VGG16, pictures: Iterable[AnyPhoto]) -> Float[np.ndarray, "_ _"]:
     """The mean over each picture of the last convolution of block 3."""
     return np.stack([np.asarray(_pooled(features, picture)) for picture in pictures])
 
@@ -144,7 +144,7 @@ class Judge:
         found = self.detector(enlarge(picture))
         return detect.choose(found)[0].landmarks if found else None
 
-    def embed(self, pictures: Iterable[Photo]) -> Float[np.ndarray, "_ 128"]:
+    def embed(self, pictures: Iterable[AnyPhoto]) -> Float[np.ndarray, "_ 128"]:
         """Who the pictures show, cut at the usual place: bad pictures count as well."""
         found = [self.identity(enlarge(picture), self.place) for picture in pictures]
         return np.stack(found) if found else np.zeros((0, 128))
@@ -155,7 +155,7 @@ class Judge:
 
 
 def distances(
-    embed: Callable[[Iterable[Photo]], Float[np.ndarray, "_ _"]],
+    embed: Callable[[Iterable[AnyPhoto]], Float[np.ndarray, "_ _"]],
     samples: Float[np.ndarray, "_ _"],
     references: Photos,
 ) -> dict[str, float]:

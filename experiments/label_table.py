@@ -13,7 +13,7 @@ from experiments import label_comparison
 from experiments.label_comparison import Trained
 from fxjax import train_labels
 from fxjax.report import Picture, document, escape, image_tag
-from fxjax.types import Photo
+from fxjax.types import AnyPhoto
 
 # The paper's claims against Fader Networks.
 CLAIMS = {"parameters": "-43.7 %", "time": "-36 %", "quality": "better"}
@@ -82,7 +82,7 @@ def as_markdown(found: Measures, setting: str) -> str:
 
 
 def as_page(
-    found: Measures, setting: str, runs: Mapping[str, Trained], sheets: Mapping[str, Photo]
+    found: Measures, setting: str, runs: Mapping[str, Trained], sheets: Mapping[str, AnyPhoto]
 ) -> str:
     """The table, the reconstruction losses over time, and faces changed by both models."""
     curves, seconds = [], max(sum(run.seconds) for run in runs.values())

@@ -8,12 +8,12 @@ import cv2
 from etils import epath
 
 from fxjax import files
-from fxjax.types import Photo
+from fxjax.types import AnyPhoto
 
 
 def write(
     path: epath.PathLike,
-    pictures: Iterable[tuple[str, Photo]],
+    pictures: Iterable[tuple[str, AnyPhoto]],
     rows: Sequence[Mapping[str, str]],
 ) -> None:
     """Writes pictures by name, and the rows as a CSV of the same name; the same bytes each time.

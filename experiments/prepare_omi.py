@@ -17,7 +17,7 @@ from etils import epath
 from experiments import picture_zip
 from experiments.launch import launch
 from fxjax import data, images
-from fxjax.types import Photo
+from fxjax.types import AnyPhoto, Photo
 
 BASE = range(1, 1005)
 # Base faces that are kept for testing, and the manipulated faces that are not.
@@ -95,7 +95,7 @@ def main(config: Config) -> None:
     rows = table()
     picture_zip.table_of(config.dst)  # a bad name is refused before the work
 
-    def pictures() -> Iterator[tuple[str, Photo]]:
+    def pictures() -> Iterator[tuple[str, AnyPhoto]]:
         for row in rows:
             picture = images.load_image(epath.Path(config.omi) / row["source_path"])
             if picture.shape[0] != picture.shape[1] or picture.shape[0] < config.size:

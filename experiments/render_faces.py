@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from experiments import picture_zip, renders
 from experiments.launch import launch
-from fxjax.types import Photo
+from fxjax.types import AnyPhoto
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ def main(config: Config) -> None:
     picture_zip.table_of(config.dst)  # before the work: is it a zip?
     model, rows = renders.load(config.model), []
 
-    def drawn() -> Iterator[tuple[str, Photo]]:
+    def drawn() -> Iterator[tuple[str, AnyPhoto]]:
         for person in tqdm(range(config.count), "drawing", unit="person", disable=None):
             found = renders.pictures(model, config.seed, person, config.size)
             for expression, picture in found.items():

@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from experiments.worklist import OK, Entry
 from fxjax import files, report
 from fxjax.images import load_image, save_image
-from fxjax.types import Photo
+from fxjax.types import AnyPhoto, Photo
 
 # Settings that do not change what is found.
 FREE = set("out restart model features devices profile_dir tensorboard save_seconds".split())
@@ -224,7 +224,7 @@ def write_face(
     ws: np.ndarray,
     settings: str,
     curve: Sequence[float],
-    pictures: Mapping[str, Photo],
+    pictures: Mapping[str, AnyPhoto],
     noise: Sequence[np.ndarray] = (),
 ) -> None:
     """Writes one face's pictures (folder -> picture), curve, and code, the code last.

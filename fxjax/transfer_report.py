@@ -12,7 +12,7 @@ from fxjax.assess import Assessed
 from fxjax.images import to_uint8
 from fxjax.report import Picture, escape, image_tag
 from fxjax.transfer_types import Ranked, Transfer
-from fxjax.types import Photo, Photos
+from fxjax.types import AnyPhoto, Photos
 
 SHOWN = 24  # best masks on the contact sheet
 DOTS = 4096  # masks in the plot
@@ -134,7 +134,7 @@ def page(
     return _PAGE.format(style=_STYLE, body="\n".join(parts), script=_SCRIPT)
 
 
-def _figures(named: Sequence[tuple[str, Photo]], height: int) -> str:
+def _figures(named: Sequence[tuple[str, AnyPhoto]], height: int) -> str:
     return "".join(
         f"<figure>{image_tag(Picture(photo, 2 * height), height)}"
         f"<figcaption>{escape(name)}</figcaption></figure>"
@@ -228,7 +228,7 @@ def _bits(mask: np.ndarray) -> str:
     )
 
 
-def _plot(ranked: Ranked, pictures: Mapping[int, Photo]) -> str:
+def _plot(ranked: Ranked, pictures: Mapping[int, AnyPhoto]) -> str:
     """A scatter of all masks: expression to the right, appearance upwards; pictures on hover."""
     x, y = ranked.expression, ranked.appearance
     good = np.isfinite(x) & np.isfinite(y)

@@ -21,5 +21,8 @@ Codes = Float[Array, "batch rows dim"]
 Photo = UInt8[np.ndarray, "height width 3"]
 """RGB bytes on the host, as read from a file."""
 
+AnyPhoto = UInt8[np.ndarray, "_ _ 3"]
+"""One of several photos whose sizes differ: `Photo`'s axes would have to agree with the others'."""
+
 Photos = UInt8[np.ndarray, "batch height width 3"]
 """Photos of one size."""
