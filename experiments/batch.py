@@ -198,8 +198,8 @@ def each(
         try:
             faces = (known(out, entries[path]) for path in pair[:2])
             row |= work(pair, *faces)
-        except ValueError as error:
-            row |= {"status": "failed", "message": " ".join(str(error).split())}
+        except Exception as error:  # whatever is wrong with a pair costs that pair alone
+            row |= {"status": "failed", "message": _said(error)}
         row["seconds"] = round(time.monotonic() - began, 2)
         text = json.dumps({"mark": marks[pair], "row": row})
         files.write(_place(out, pair), text.encode())
@@ -210,6 +210,13 @@ def each(
         photos = {"appearance": shown(pair.appearance), "expression": shown(pair.expression)}
         found.append({"pair": pair.name, **photos, **done})
     return found
+
+
+def _said(error: Exception) -> str:
+    """An error in a line; those that are not written for users with their kind."""
+    text = " ".join(str(error).split())
+    kind = "" if isinstance(error, (ValueError, OSError)) and text else type(error).__name__
+    return ": ".join(part for part in (kind, text) if part)
 
 
 def _code(out: epath.Path, entry: worklist.Entry) -> epath.Path:

@@ -73,10 +73,7 @@ def main(config: Config) -> None:
         )
         for word in result.warnings.words:
             print(f"before: {word}")
-        if result.alike:
-            print("the two faces have the same expression: nothing was changed")
-        else:
-            print(f"{result.verdict.text} ({result.drawn})")
+        print(result.kept or f"{result.verdict.text} ({result.drawn})")
         if result.ranked is not None and result.ranked.pushed:
             print("by the score nothing should be taken; applied the best mask that goes half way")
         if result.ranked is not None and not math.isnan(result.ranked.agreement):

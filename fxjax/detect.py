@@ -15,7 +15,9 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import cv2
 import dlib
@@ -44,6 +46,20 @@ _BOX = np.array([0.185, 0.289, 0.789, 0.895])
 _NUDGES = ((0.0, 0.0), (0.03, 0.0), (-0.03, 0.0), (0.0, 0.03), (0.0, -0.03))
 
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _alone(method: Method) -> Method:
+    """One thread of each object at a time: dlib's networks crash the process where two meet."""
+
+    @functools.wraps(method)
+    def locked(self: Any, *arguments: Any) -> Any:
+        with self._lock:
+            return method(self, *arguments)
+
+    return locked  # pyright: ignore[reportReturnType]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth to compare by
 class Face:
     """One face of a photo, in the photo's pixels (centres at whole numbers)."""
@@ -59,7 +75,7 @@ class Face:
 
 
 class Detector:
-    """Finds faces: `Detector()(photo)`. Loads 100 MB once; not for several threads at a time.
+    """Finds faces: `Detector()(photo)`. Loads 100 MB once. Threads wait for each other.
 
     `landmark_model` is another dlib shape predictor file with the usual 68 points. Raises
     FileNotFoundError, or ValueError if the file is not such a model.
@@ -69,6 +85,7 @@ class Detector:
         path = files.absolute(landmark_model or model_file(_LANDMARKS))
         if not path.exists() or path.is_dir():
             raise FileNotFoundError(f"no landmark model at {path}")
+        self._lock = threading.RLock()
         self._boxes = dlib.get_frontal_face_detector()
         try:
             self._points = dlib.shape_predictor(os.fspath(path))
@@ -83,6 +100,7 @@ class Detector:
     def _confirm(self):
         return dlib.cnn_face_detection_model_v1(os.fspath(model_file(_CONFIRM)))
 
+    @_alone
     def __call__(self, photo: Photo) -> list[Face]:
         """All faces from left to right; an empty list if there is none.
 
@@ -113,14 +131,17 @@ class Detector:
                 found = self._search(photo, again, degrees, 0.0)
         return sorted(found, key=lambda face: (face.box[0] + face.box[2], face.box[1]))
 
+    @_alone
     def sees(self, photo: Photo) -> bool:
         """Whether the plain search for upright faces finds any: 7 ms at 256 px, no second look."""
         return len(self._boxes(photo, 0)) > 0
 
+    @_alone
     def glance(self, photo: Photo) -> list[Landmarks]:
         """Landmarks of the upright faces of the plain search: 10 ms at 256 px, no second look."""
         return [_array(self._points(photo, box)) for box in self._boxes(photo, 0)]
 
+    @_alone
     def upright(self, photo: Photo) -> list[Landmarks]:
         """As a call finds them, of the upright faces of the plain search: 50 ms, no second look."""
         return [self._refine(photo, rough) for rough in self.glance(photo)]
@@ -227,8 +248,10 @@ class Identity:
     """Embeds who a face is: `Identity()(photo, landmarks)`. A judge for metrics, never a loss."""
 
     def __init__(self):
+        self._lock = threading.RLock()
         self._embed = dlib.face_recognition_model_v1(os.fspath(model_file(_IDENTITY)))
 
+    @_alone
     def __call__(self, photo: Photo, landmarks: Landmarks) -> Float[np.ndarray, " 128"]:
         """An embedding; by dlib's authors, two below a distance of 0.6 are one person."""
         size = 256  # of it, dlib takes the middle 150 pixels
@@ -344,8 +367,7 @@ def _copy(
 
 def _turned_area(width: int, height: int, degrees: int) -> float:
     """Pixels of the upright rectangle around a turned one."""
-    turn = np.abs(_rotation(degrees)[:2, :2])
-    return float(np.prod(turn @ [width, height]))
+    return float(np.prod(np.abs(_rotation(degrees)[:2, :2]) @ [width, height]))
 
 
 def _square(

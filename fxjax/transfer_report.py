@@ -95,12 +95,9 @@ def page(
         if result.figures:
             faces += [(result.drawn, result.face)]
     parts = [f'<section class="hero">{hero}</section>']
-    if result.alike:
-        parts.append(
-            "<p>The two faces have the same expression in the parts that change: "
-            "nothing was changed.</p>"
-        )
-    if not result.alike:
+    if result.kept:
+        parts.append(f"<p>{escape(result.kept.capitalize())}.</p>")
+    else:
         wrong = "" if result.verdict.good else " bad"
         parts.append(f'<p><span class="chip{wrong}">{escape(result.verdict.text)}</span></p>')
     chips = "".join(f'<span class="chip">{escape(word)}</span>' for word in result.warnings.words)

@@ -67,7 +67,7 @@ class Settings:
     covered: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth to compare by
 class Located:
     """A face in its photo: landmarks in the photo's pixels, and the aligned crop in [-1, 1].
 
@@ -131,7 +131,7 @@ class Transfer:
     is wrong with the image and `warnings` what might have been, before; of several codes the first
     whose image has nothing wrong was drawn, `drawn` says which. `curves` [2, steps] are the
     inversions' losses, `seconds` the time of each step. `generator` drew the faces: it is tuned to
-    the person.
+    the person. A face whose mouth is `hidden` was left as it is beside others.
     """
 
     image: Photo
@@ -150,6 +150,15 @@ class Transfer:
     curves: Float[np.ndarray, "2 steps"]
     seconds: dict[str, float]
     generator: Generator
+    hidden: bool = False
+
+    @property
+    def kept(self) -> str:
+        """Why nothing changed, in a line; empty if something did."""
+        if self.hidden:
+            return "the mouth of this face seems to be covered: it was left as it is"
+        same = "the two faces have the same expression in the parts that change"
+        return f"{same}: nothing was changed" if self.alike else ""
 
     @property
     def picture(self) -> UInt8[np.ndarray, "_ _ _"]:
@@ -169,7 +178,7 @@ class Transfer:
 
 
 def unchanged(
-    person: Located, driver: Located, warnings: Verdict, generator: Generator
+    person: Located, driver: Located, warnings: Verdict, generator: Generator, *, hidden: bool
 ) -> Transfer:
     """A transfer in which nothing was searched and nothing changes."""
     size, rows = len(person.crop.image), len(generator.rows)
@@ -182,7 +191,7 @@ def unchanged(
         np.zeros((0, rows, generator.dim), np.float32),
         np.zeros(rows, bool),
         None,
-        True,
+        not hidden,
         {},
         Verdict((), {}),
         warnings,
@@ -190,6 +199,7 @@ def unchanged(
         np.zeros((2, 0), np.float32),
         {},
         generator,
+        hidden,
     )
 
 

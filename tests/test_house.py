@@ -33,7 +33,7 @@ LEVELS = [
     "fxjax.transfer_types",
     "fxjax.faces.move fxjax.faces.folds fxjax.faces.mouth fxjax.faces.back",
     "fxjax.faces.located",
-    "fxjax.ranking",
+    "fxjax.ranking fxjax.coding",
     "fxjax.engine fxjax.label_engine",
     "fxjax.assess",
     "fxjax.transfer_report",

@@ -1,7 +1,9 @@
 """Transfers on a real photo with a tiny random generator: what is chosen, and what changes."""
 
+import concurrent.futures
 import dataclasses
 import io
+import time
 from typing import Any
 
 import cv2
@@ -105,6 +107,40 @@ def test_a_given_mask_skips_the_search(engine, models, driver, result):
         variant(engine, models, mask=(True, False, True))
 
 
+def test_a_mask_that_is_given_goes_before_that_of_the_settings(engine, models, result):
+    other = variant(engine, models, mask=(True,) * 8, refine=0)
+    mask = ~result.mask
+    found = other.pair(result.person, result.driver, jnp.asarray(result.codes[:2]), mask=mask)
+    np.testing.assert_array_equal(found.mask, mask)
+    own, driver = jnp.asarray(result.codes[:2])
+    np.testing.assert_allclose(found.codes[2], mixed(own, driver, mask[None])[0], atol=1e-6)
+
+
+def test_each_step_has_its_own_time(engine, result, monkeypatch):
+    def slow(*_: Any) -> Any:
+        time.sleep(5)
+        return engine.generator
+
+    monkeypatch.setattr(engine, "tuned", slow)
+    codes = jnp.asarray(result.codes[:2])
+    seconds = engine.pair(result.person, result.driver, codes, mask=result.mask).seconds
+    assert seconds["tuning"] >= 5 > seconds["masks"] + seconds["refinement"] + seconds["put back"]
+
+
+def test_codes_are_drawn_once_and_faces_looked_at_once(engine, result, monkeypatch):
+    drawn, looked = [], []
+    draw, look = engine.draw, engine._looked
+    monkeypatch.setattr(engine, "draw", lambda *a: drawn.extend(np.asarray(a[0])) or draw(*a))
+    monkeypatch.setattr(engine, "_looked", lambda face: looked.append(face) or look(face))
+    person = dataclasses.replace(result.person)
+    engine.check_seen([person], [result.driver])
+    engine.pair(person, result.driver, jnp.asarray(result.codes[:2]), mask=np.arange(8) > 3)
+    assert looked == [person]
+    codes = [tuple(code.ravel()) for code in drawn]
+    assert codes.pop(2) == codes[0]  # what refinement starts from
+    assert len(set(codes)) == len(codes) == 5  # person, mixture, two refined, driver
+
+
 def test_strength_goes_from_nothing_to_beyond(engine, models, driver, result):
     mask = tuple(bool(bit) for bit in result.mask)
     (none,) = variant(engine, models, mask=mask, strength=0.0)(ASTRONAUT, driver)
@@ -196,6 +232,36 @@ def test_all_faces_of_a_photo_change_together(engine, driver):
     np.testing.assert_array_equal(last.person.photo, first.image)
 
 
+def test_of_several_faces_a_covered_one_stays(engine, driver):
+    photo = two_faces()
+    first, second = engine.locate(photo, "all")
+    middle = np.rint(first.landmarks[48:].mean(0)).astype(int).tolist()
+    cv2.ellipse(photo, middle, (39, 22), 0, 0, 360, (120, 170, 200), -1)
+    assert len(engine.locate(photo, "all")) == 2
+    driver = (driver * 0.6).astype(np.uint8)
+    first, second = engine(photo, driver, face="all")
+    assert first.hidden
+    assert first.kept == "the mouth of this face seems to be covered: it was left as it is"
+    np.testing.assert_array_equal(first.image, photo)
+    assert not second.kept
+    changed = (second.image != photo).any(axis=(0, 2))
+    assert changed[512:].any()
+    assert not changed[:512].any()
+    with pytest.raises(ValueError, match="the mouth of the face that changes seems to be covered"):
+        engine(photo, driver, face="0")
+    with pytest.raises(ValueError, match="the mouth of the driver seems to be covered"):
+        engine(ASTRONAUT, photo, driver_face="0")
+
+
+def test_threads_share_an_engine(engine, driver, result):
+    """dlib's networks end the process if two threads are in one of them."""
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: engine(ASTRONAUT, driver)[0], range(4)))
+    for each in found:
+        np.testing.assert_array_equal(each.person.landmarks, result.person.landmarks)
+        np.testing.assert_array_equal(each.image, found[0].image)
+
+
 def test_a_gray_photo_stays_gray(engine, models, driver, result):
     gray = images.gray(ASTRONAUT)
     (found,) = variant(engine, models, mask=(True,) * 8)(gray, driver)
@@ -208,14 +274,14 @@ def test_faces_do_not_depend_on_how_many_are_inverted_at_once(engine, models, re
     engine = variant(engine, models, steps=5, rate=0.02)  # Adam carries rounding far in more
     faces, seen = [result.person, result.driver, result.person], []
     together = engine.encode(faces)
-    monkeypatch.setattr("fxjax.engine.AT_ONCE", 2 * engine.resolution**2)
+    monkeypatch.setattr("fxjax.coding.AT_ONCE", 2 * engine.resolution**2)
     parts = engine.encode(faces, progress=lambda _, share: seen.append(share))
     np.testing.assert_allclose(parts.code, together.code, atol=2e-3)
     assert parts.losses.shape == together.losses.shape
     assert (np.diff(seen) > 0).all()
     assert seen[-1] == 1
     whole = np.asarray(engine.draw(together.code))
-    monkeypatch.setattr("fxjax.engine.AT_ONCE", 1)
+    monkeypatch.setattr("fxjax.coding.AT_ONCE", 1)
     np.testing.assert_allclose(engine.draw(together.code), whole, atol=1e-4)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from etils import epath
 from expressions import ASTRONAUT, closed
 from facemodels import save_models
 from PIL import Image
@@ -170,6 +171,33 @@ def test_a_batch_goes_on_past_a_bad_photo(done):
     (summary,) = (row for row in rows_of(done / "summary.csv") if row["method"] == "result")
     assert summary["pairs"] == "2"
     assert "ann__wall" in (done / "report.html").read_text()
+
+
+def test_whatever_one_pair_throws_costs_that_pair(tmp_path, monkeypatch):
+    paths = [epath.Path(tmp_path / f"{name}.png") for name in "abcde"]
+    pairs = [batch.Pair(path, paths[0], (path.stem, "a"), path.stem) for path in paths[1:]]
+    thrown: dict[str, BaseException] = {
+        "b": cv2.error("resize", "!ssize.empty()", "f", "f.cpp", 1),
+        "c": FileNotFoundError(2, "No such file or directory", "c.png"),
+        "d": ZeroDivisionError(),
+    }
+
+    def work(pair: batch.Pair, *_: batch.Known) -> dict[str, Any]:
+        if pair.name in thrown:
+            raise thrown[pair.name]
+        return {"done": 1}
+
+    entries: Any = dict.fromkeys(paths)
+    monkeypatch.setattr(batch, "known", lambda *_: None)
+    monkeypatch.setattr(batch, "_sha", lambda *_: "")
+    rows = {row["pair"]: row for row in batch.each(tmp_path / "out", pairs, entries, {}, work)}
+    assert [rows[name]["status"] for name in "bcde"] == ["failed", "failed", "failed", "ok"]
+    assert "ssize.empty()" in rows["b"]["message"]
+    assert rows["c"]["message"] == "[Errno 2] No such file or directory: 'c.png'"
+    assert rows["d"]["message"] == "ZeroDivisionError"
+    thrown["b"] = KeyboardInterrupt()  # is not a pair's
+    with pytest.raises(KeyboardInterrupt):
+        batch.each(tmp_path / "again", pairs, entries, {}, work)
 
 
 def command_of(config: transfer_batch.Config) -> list[str]:

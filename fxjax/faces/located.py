@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import cv2
 import jax
@@ -43,6 +44,7 @@ class Faces:
         align.check_parts(parts)
         self.resolution, self.parts, self.reader = resolution, parts, reader
         self._detector = detector
+        self._looks: WeakKeyDictionary[Located, Look] = WeakKeyDictionary()
 
     @property
     def detector(self) -> detect.Detector:
@@ -126,6 +128,12 @@ class Faces:
         return preflight.covered(self._look(face)) > 1
 
     def _look(self, face: Located) -> Look:
+        found = self._looks.get(face)
+        if found is None:
+            found = self._looks[face] = self._looked(face)
+        return found
+
+    def _looked(self, face: Located) -> Look:
         crop = _cut(face, face.photo)
         drawn = jnp.asarray(images.from_uint8(crop))[None]
         second, spread = (np.asarray(each[0], np.float64) for each in _sure(self.reader, drawn))
