@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
-import jax
 import numpy as np
 
 from converters.references import Result, Rosinality, Skip, Style, Vgg
@@ -131,7 +130,6 @@ class Config:
 
 def main(config: Config) -> None:
     """Prints the table; ValueError if an array differs or none was compared."""
-    jax.config.update("jax_default_matmul_precision", "highest")  # TF32 is the default on GPUs
     rows = []
     print(f"{'array':<36} {'max abs':>9} {'rms':>9} {'bound':>9}")
     for row in verify(config.model, config.reference):

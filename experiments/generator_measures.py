@@ -194,8 +194,7 @@ def path_length(generator: Generator, features: VGG16, count: int, seed: int) ->
     """
     judge = metrics.lpips_style(features)
     keys = jax.random.split(jax.random.key(seed), count)
-    with jax.default_matmul_precision("highest"):  # the pictures differ by a rounding of TF32
-        found = np.asarray([float(_path(generator, judge, key)) for key in keys])
+    found = np.asarray([float(_path(generator, judge, key)) for key in keys])
     low, high = np.percentile(found, [1, 99])
     return float(found[(found >= low) & (found <= high)].mean())
 

@@ -19,6 +19,7 @@ from experiments import inversion, runfolder, worklist
 from experiments.inversion import Config
 from experiments.launch import launch
 from experiments.progress import Progress
+from fxjax import sharding
 from fxjax.files import absolute
 
 
@@ -47,7 +48,8 @@ def main(config: Config) -> None:
     rows = runfolder.all_rows(out, entries, patient=jax.process_count() > 1)
     runfolder.write_table(out, rows)
     facts = {name: str(getattr(config, name)) for name in ("model", "steps", "rate", "space")}
-    runfolder.write_report(out, rows, {"loss": inversion.kind_of(config)} | facts)
+    facts |= {"loss": inversion.kind_of(config), "device": sharding.described()}
+    runfolder.write_report(out, rows, facts | {"computed in": config.dtype})
     failed = sum(row.status != worklist.OK for row in rows)
     print(f"{len(rows) - failed} faces are done; open {out / 'report.html'}")
     if failed:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from experiments import transfer_files, transfer_flags
 from experiments.launch import launch
-from fxjax import assess, files
+from fxjax import assess, files, sharding
 from fxjax.engine import Engine
 from fxjax.images import save_image
 
@@ -58,6 +58,7 @@ def main(config: Config) -> None:
     shown = ["model", "steps", "rows", "weight", "strength", "score_size", "tuning", "refine"]
     shown += ["readout"] if config.readout else []
     facts = {name: str(getattr(config, name)) for name in shown}
+    facts["device"] = sharding.described()
     judges = assess.Judges(engine.detector)
     for index, result in enumerate(results):
         folder = out if len(results) == 1 else out / f"face{index}"

@@ -20,7 +20,7 @@ import numpy as np
 from experiments import batch, batch_report, transfer_files, transfer_flags
 from experiments.batch import OK, Known, Pair
 from experiments.launch import launch
-from fxjax import assess, files
+from fxjax import assess, files, sharding
 from fxjax.engine import Engine
 from fxjax.images import save_image
 from fxjax.transfer_report import mask_text
@@ -91,6 +91,7 @@ def main(config: Config) -> None:
     summary = batch_report.summarize([row for row in rows if row["status"] == OK])
     batch.write_rows(out / "summary.csv", summary)
     facts = {"pairs": str(len(rows)), "model": config.model, "weight": f"{config.weight:g}"}
+    facts["device"] = sharding.described()
     files.write(out / "report.html", batch_report.page(out, pairs, rows, summary, facts).encode())
     failed = sum(row["status"] != OK for row in rows)
     for line in summary:

@@ -15,9 +15,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, ScalarLike
 
+from fxjax.nn.ops import EXACT
 from fxjax.types import Images
-
-EXACT = jax.lax.Precision.HIGHEST  # a GPU's default would round positions to 10 bits
 
 
 class Transforms(NamedTuple):

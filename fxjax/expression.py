@@ -10,11 +10,14 @@ import functools
 import io
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jaxtyping import Float
 
 from fxjax import files
+from fxjax.nn.ops import EXACT
 
 # Two expressions that are closer are alike. Of 1,746 faces whose landmarks were found at two sizes
 # of the picture, 93 % are closer to themselves; of pairs of different people seven in a thousand.
@@ -198,11 +201,13 @@ def features(normalized: Float[Any, "*batch 68 2"]) -> Float[Any, "*batch inputs
 def network(inputs: Float[Any, "*batch inputs"], weights: Weights) -> Float[Any, "*batch outputs"]:
     """Coefficients, yaw and pitch."""
     xp = inputs.__array_namespace__()
+    exact = functools.partial(jnp.matmul, precision=EXACT)
+    matmul = exact if isinstance(inputs, jax.Array) else np.matmul
     x = (inputs - weights.mean) / weights.deviation
     for kernel, bias in zip(weights.kernels[:-1], weights.biases[:-1], strict=True):
-        x = x @ kernel + bias
+        x = matmul(x, kernel) + bias
         x = x / (1 + xp.exp(-xp.clip(x, -50, 50)))  # silu
-    return x @ weights.kernels[-1] + weights.biases[-1]
+    return matmul(x, weights.kernels[-1]) + weights.biases[-1]
 
 
 def opposite(name: str) -> str:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from fxjax.nn.ops import EXACT
 from fxjax.nn.vgg16 import VGG16
 from fxjax.types import Features, Images
 
@@ -178,10 +179,10 @@ def _gram(x: Features, weights: Weights | None) -> Float[Array, "batch channels 
     batch, height, width, channels = x.shape
     x = x.astype(jnp.float32).reshape(batch, height * width, channels)
     if weights is None:
-        return jnp.einsum("bpi,bpj->bij", x, x) / (height * width)
+        return jnp.einsum("bpi,bpj->bij", x, x, precision=EXACT) / (height * width)
     map_ = shrink(weights, height).reshape(batch, height * width)
     total = jnp.sum(map_, axis=1)[:, None, None] + 1e-8
-    return jnp.einsum("bp,bpi,bpj->bij", map_, x, x) / total
+    return jnp.einsum("bp,bpi,bpj->bij", map_, x, x, precision=EXACT) / total
 
 
 class Normalized(nnx.Module):

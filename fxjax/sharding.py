@@ -21,6 +21,12 @@ def mesh(devices: Sequence[Any] | None = None) -> Mesh:
     return jax.make_mesh((len(devices),), ("batch",), axis_types=axes, devices=devices)
 
 
+def described() -> str:
+    """The devices of all processes by name, and what float32 is there."""
+    kind = jax.devices()[0].device_kind
+    return f"{jax.device_count()} x {kind}, products of float32 not rounded"
+
+
 def replicate(tree: Tree, mesh: Mesh) -> Tree:
     """A copy of every array on every device; the values must be equal in all processes."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))

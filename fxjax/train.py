@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from fxjax import augment, images, objective
+from fxjax.nn import ops
 from fxjax.nn.stylegan2 import StyleGAN2
 from fxjax.train_state import (
     Data,
@@ -183,7 +184,7 @@ def code_statistics(
     w = generator.mapping(jax.random.normal(jax.random.key(0), (count, generator.latent)))
     mean = jnp.mean(w, axis=0)
     offsets = w - mean
-    return mean, jnp.matmul(offsets.T, offsets, precision=augment.EXACT) / count
+    return mean, jnp.matmul(offsets.T, offsets, precision=ops.EXACT) / count
 
 
 def _split(array: Array, split: NamedSharding) -> Array:

@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fxjax import checkpoint, zoo
+from fxjax.nn import ops
 from fxjax.nn.generator import Generator, State
 from fxjax.nn.layers import Average
 from fxjax.nn.statistics import Statistics
@@ -64,7 +65,7 @@ class Whitened(nnx.Module):
 
     def v(self, w: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
         """What `w` undoes."""
-        return (w - self.centre[...]) @ self.gather[...].T
+        return ops.matmul(w - self.centre[...], self.gather[...].T)
 
     @property
     def mapping(self) -> Callable[..., Float[Array, "batch dim"]]:
@@ -93,7 +94,7 @@ class Whitened(nnx.Module):
 def _w(
     centre: Float[Array, " dim"], spread: Float[Array, "dim dim"], v: Float[Array, "*batch dim"]
 ) -> Float[Array, "*batch dim"]:
-    return centre + v @ spread.T
+    return centre + ops.matmul(v, spread.T)
 
 
 def _apply(

@@ -309,7 +309,8 @@ def _halved_by_matrix(x: Features, kernel: Float[Array, "rows rows channels out"
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     parts = [padded[:, i : i + size : 2, j : j + size : 2] for i in taps for j in taps]
     kept = kernel[taps[0] : taps[-1] + 1, taps[0] : taps[-1] + 1]
-    return jnp.concatenate(parts, axis=-1) @ kept.reshape(len(parts) * channels, out)
+    flat = kept.reshape(len(parts) * channels, out)
+    return ops.matmul(jnp.concatenate(parts, axis=-1), flat)
 
 
 def widths(size: int, base: int, most: int) -> tuple[int, ...]:

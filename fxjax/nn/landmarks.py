@@ -104,6 +104,6 @@ def _middle(
     share = jax.nn.softmax(maps.reshape(batch, side * side, points), axis=1)
     share = share.reshape(batch, side, side, points)
     spots = ((jnp.arange(side, dtype=jnp.float32) + 0.5) / side) ** power
-    x = jnp.einsum("byxp,x->bp", share, spots)
-    y = jnp.einsum("byxp,y->bp", share, spots)
+    x = jnp.einsum("byxp,x->bp", share, spots, precision=ops.EXACT)
+    y = jnp.einsum("byxp,y->bp", share, spots, precision=ops.EXACT)
     return jnp.stack([x, y], axis=-1)

@@ -40,9 +40,10 @@ def label_maps(
 
     All pixels of the inside are alike, so are those of each edge: nine values are found and spread.
     """
-    taps = jnp.einsum("bl,ijlo->bijo", labels.astype(jnp.float32), kernel.astype(jnp.float32))
+    labels, kernel = labels.astype(jnp.float32), kernel.astype(jnp.float32)
+    taps = jnp.einsum("bl,ijlo->bijo", labels, kernel, precision=ops.EXACT)
     # at the first, an inner and the last place: which of three taps lie inside
     inside = jnp.asarray([[0, 1, 1], [1, 1, 1], [1, 1, 0]], jnp.float32)
     places = jnp.asarray([0] + [1] * (size - 2) + [2])
     spread = inside[places]
-    return jnp.einsum("hi,wj,bijo->bhwo", spread, spread, taps)
+    return jnp.einsum("hi,wj,bijo->bhwo", spread, spread, taps, precision=ops.EXACT)
