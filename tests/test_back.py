@@ -226,3 +226,35 @@ def test_expressions_of_real_size(shared):
     for who in (None, driver):
         result = back.put_back(face, who, soft[0], soft[1], marks)
         assert psnr(result) > psnr(scene) + 3
+
+
+def test_a_mouth_that_opens_a_little_more_shows_its_own_teeth(person):
+    """Stretched to the new lips, as the driver's would be; farther open it shows the driver's."""
+    size = 256
+    own = align.transform(np.linalg.inv(person.crop.at(size)), person.landmarks)
+    crop = align.cut(person.photo, person.crop.at(size), size)
+    drawing = np.zeros((128, 128, 3), np.float32)
+    driver = dataclasses.replace(person, photo=np.full_like(person.photo, (0, 0, 255)))
+    skin = np.ones((size, size), np.float32)
+
+    def inside(wider: float) -> mouth.Inside | None:
+        new = own.copy()
+        new[[67, 66, 65, *range(55, 60)], 1] += wider
+        marks = np.stack([own, new])
+        args = (crop, drawing, drawing, marks, own, new, driver, driver.landmarks, skin)
+        return mouth.inside(*args)
+
+    assert inside(0.0) is None
+    wider = 0.2 * float(np.mean((own[65:68] - own[[63, 62, 61]])[:, 1]))
+    little, far = inside(wider), inside(8 * wider)
+    assert little is not None
+    assert far is not None
+    between, teeth = little.alpha > 0.9, align.filled(own[60:68], size).astype(np.float32)
+    assert np.abs(little.colours[between]).mean() > 0.1
+    np.testing.assert_allclose(
+        little.colours[between].mean(0),
+        crop[cv2.GaussianBlur(teeth, (0, 0), mouth.EDGE * size) > 0.9].mean(0),
+        atol=0.1,
+    )
+    blue = far.colours[far.alpha > 0.9].mean(0)
+    assert blue[2] > blue[0] + 0.3

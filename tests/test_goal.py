@@ -92,3 +92,14 @@ def test_gaps_and_areas(smiling):
         assert goal.gap(goal.closed(smiling, left)) == pytest.approx(left, abs=1e-9)
     np.testing.assert_array_equal(goal.closed(smiling, 0.5), smiling)  # it only closes
     assert goal.opening(goal.closed(smiling, -0.1)) == 0
+
+
+def test_a_chin_rises_no_farther_than_the_skin_below_it_stretches(smiling, straight):
+    """And drops as far as it is drawn to."""
+    eyes = align.eye_distance(smiling)
+    for drop in (-0.5, 0.5):
+        marks = np.stack([smiling, smiling])
+        marks[1, 7:10, 1] += drop * eyes
+        found = goal.goal(smiling, marks, straight, parts=MOUTH, carry=False)
+        moved = (found.new - smiling)[8, 1] / eyes
+        assert moved > 0.2 if drop > 0 else moved == pytest.approx(-goal.RISE, abs=0.02)

@@ -128,21 +128,21 @@ def test_folds_are_what_drawings_differ_by(points):
     face = move.outline(points, points, SIZE)
     marks, parts = np.stack([points, points]), ("mouth",)
     plain = _drawing(points)
-    same = folds.factor(plain, plain, marks, points, points, face, parts)
+    same = folds.folds(plain, plain, marks, points, points, face, parts).factor
     np.testing.assert_array_equal(same, np.ones((SIZE, SIZE), np.float32))
 
     fold = np.rint((points[33] + points[48]) / 2).astype(int) - np.array([12, 0])
     reach, creased = np.array([0, 8]), cv2.resize(plain, (SIZE, SIZE))
     cv2.line(creased, (fold - reach).tolist(), (fold + reach).tolist(), (-0.4,) * 3, 3)
     creased = cv2.resize(creased, (128, 128), interpolation=cv2.INTER_AREA)
-    found = folds.factor(plain, creased, marks, points, points, face, parts)
+    found = folds.folds(plain, creased, marks, points, points, face, parts).factor
     assert found[fold[1], fold[0]] < 0.9
     assert (
         np.abs(found[points[19:25, 1].astype(int), points[19:25, 0].astype(int)] - 1).max() < 0.01
     )
     assert (found[face == 0] == 1).all()
 
-    brighter = folds.factor(plain, _drawing(points, 0.2), marks, points, points, face, parts)
+    brighter = folds.folds(plain, _drawing(points, 0.2), marks, points, points, face, parts).factor
     bare = face * (1 - align.union([align.region_masks(points, SIZE, margin=0.06)]))
     assert np.average(np.abs(brighter - 1), weights=bare) < 0.02  # other light is no fold
 
@@ -166,6 +166,39 @@ def test_folds_forgive_a_move(points):
     there[48:] += [0, 4]
     face = move.outline(points, there, SIZE)
     pictures = _drawing(points), _drawing(there)
-    told = folds.factor(*pictures, np.stack([points, there]), points, there, face, ("mouth",))
-    untold = folds.factor(*pictures, np.stack([points, points]), points, points, face, ("mouth",))
+    told, untold = (
+        folds.folds(*pictures, np.stack([points, new]), points, new, face, ("mouth",)).factor
+        for new in (there, points)
+    )
     assert np.abs(told - 1).mean() < 0.4 * np.abs(untold - 1).mean()
+
+
+def test_a_fold_that_goes_is_eased_where_the_photo_has_it(points):
+    """The drawing says that there is none any more; the photo's own lies some pixels beside."""
+    face, marks = move.outline(points, points, SIZE), np.stack([points, points])
+    plain = _drawing(points)
+    fold = np.rint((points[33] + points[48]) / 2).astype(int) - np.array([12, 0])
+    reach, creased = np.array([0, 12]), cv2.resize(plain, (SIZE, SIZE))
+    cv2.line(creased, (fold - reach).tolist(), (fold + reach).tolist(), (-0.4,) * 3, 3)
+    creased = cv2.resize(creased, (128, 128), interpolation=cv2.INTER_AREA)
+    found = folds.folds(creased, plain, marks, points, points, face, ("mouth",))
+    assert found.eased[fold[1], fold[0]] > 0.7
+    assert found.eased[face == 0].max() == 0
+    comes = folds.folds(plain, creased, marks, points, points, face, ("mouth",)).eased
+    assert comes[fold[1], fold[0]] < 0.01
+
+    rng = np.random.default_rng(0)
+    texture = rng.normal(0, 4, (SIZE, SIZE, 1)).astype(np.float32)
+    photo = np.full((SIZE, SIZE, 3), (150, 120, 100), np.float32)
+    beside = fold + np.array([4, 0])
+    cv2.line(photo, (beside - reach).tolist(), (beside + reach).tolist(), (90, 60, 50), 4)
+    eased = photo + texture
+    eased = eased * folds.ease(eased, face, found.eased, float(SIZE))
+    here = eased[beside[1] - 6 : beside[1] + 7, beside[0]].mean(0)
+    assert ((np.array([150, 120, 100]) - here) < 0.65 * np.array([60, 60, 50])).all()
+    fine = eased - cv2.GaussianBlur(eased, (0, 0), 1.0)
+    spot = np.s_[fold[1] - 5 : fold[1] + 6, fold[0] - 8 : fold[0] - 3]
+    before = texture - cv2.GaussianBlur(texture, (0, 0), 1.0)[..., None]
+    assert np.std(fine[spot]) > 0.7 * np.std(before[spot])  # pores stay
+    still = folds.ease(photo, face, np.zeros_like(face), float(SIZE))
+    np.testing.assert_array_equal(still, np.ones_like(photo))

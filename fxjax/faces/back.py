@@ -68,15 +68,17 @@ def _layers(
     found: Goal,
     size: int,
     parts: Sequence[str],
-) -> Float[np.ndarray, "size size 11"]:
-    """Face, the flow's two sides (2 each) and which, brightness less 1, the mouth's inside (4).
+) -> Float[np.ndarray, "size size 13"]:
+    """All that changes the photo; 0 where nothing changes, but for side and skin.
 
-    Of the inside the opacity, and colours times that. All but the side are 0 where nothing changes.
+    Face, the flow's two sides (2 each) and which, brightness less 1, the mouth's inside (opacity,
+    and colours times that), how much of the photo's folds goes, and where it is skin.
     """
     own, new = found.own, found.new
     face = move.outline(own, new, size)
     flow = move.flow(own, new, face)
-    factor = 1 + found.share * (folds.factor(before, after, marks, own, new, face, parts) - 1)
+    drawn = folds.folds(before, after, marks, own, new, face, parts)
+    factor = 1 + found.share * (drawn.factor - 1)
     if "mouth" in parts:
         factor = factor * (1 + (mouth.line(own, new, size) - 1) * face)
     opened = None
@@ -89,11 +91,14 @@ def _layers(
     if opened is not None:
         alpha = opened.alpha[..., None]
         inside = np.concatenate([alpha, (opened.colours + 1) * np.float32(127.5) * alpha], axis=2)
-    return np.dstack([face, *flow, factor - 1, inside]).astype(np.float32)
+    eased = found.share * drawn.eased
+    return np.dstack(
+        [face, *flow, factor - 1, inside, eased, face * (1 - folds.lips(new, size))]
+    ).astype(np.float32)
 
 
 def _applied(
-    person: Located, layers: Float[np.ndarray, "size size 11"], matrix: align.Matrix, side: float
+    person: Located, layers: Float[np.ndarray, "size size 13"], matrix: align.Matrix, side: float
 ) -> Photo:
     """The photo with the layers, whose pixels `matrix` maps to the photo's, `side` of them."""
     photo, result = person.photo, person.photo.copy()
@@ -119,8 +124,9 @@ def _applied(
     here = np.stack(np.meshgrid(np.arange(wide), np.arange(tall)), axis=-1) + (low - first)
     moved = move.seen(source, here - below) * under
     moved += move.seen(source, here - above) * (1 - under)
-    factor = folds.filled(moved, face, 1 + factor[..., 0], side)
-    changed = moved * factor[..., None] * (1 - alpha) + layers[..., 8:]
+    factor = folds.filled(moved, face, 1 + factor[..., 0], side)[..., None]
+    factor = factor * folds.ease(moved, layers[..., 12], layers[..., 11], side)
+    changed = moved * factor * (1 - alpha) + layers[..., 8:11]
     window = result[low[1] : high[1], low[0] : high[0]]
     within = face[..., 0] > 0
     window[within] = np.clip(np.rint(changed[within]), 0, 255).astype(np.uint8)
@@ -128,8 +134,8 @@ def _applied(
 
 
 def _resampled(
-    layers: Float[np.ndarray, "size size 11"], place: align.Matrix, tall: int, wide: int
-) -> Float[np.ndarray, "tall wide 11"]:
+    layers: Float[np.ndarray, "size size 13"], place: align.Matrix, tall: int, wide: int
+) -> Float[np.ndarray, "tall wide 13"]:
     """The layers seen through `place`, 0 wherever the face's is."""
     scale = math.sqrt(abs(np.linalg.det(place[:2, :2])))
     flags, found = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, []

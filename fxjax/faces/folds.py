@@ -5,6 +5,7 @@ light on the photo's face is there, keep its colours, and a gray or toned photo 
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ from jaxtyping import Array, Float, Real
 from fxjax import align
 from fxjax.align import Landmarks
 from fxjax.faces import move
+from fxjax.faces.goal import closes
 
 SOFT = 0.005  # of the side: blur of what a drawing of few pixels says
 BROAD = 0.08  # of the side: what is broader is light
@@ -21,15 +23,29 @@ DARK = 0.15  # of the range: dark pixels' factors are noise
 MOST = 0.25  # of the factor's logarithm
 AROUND = 0.15  # of the face's square: how far from the parts folds are drawn
 LIPS = 0.15  # how much of it goes over lips, which have edges of their own
-
 NEAR, FINE = 0.05, 0.006  # of the side: how far skin is around, what is narrower is texture
 BRIGHTEST = 1.03  # than the skin around
+
+FAR = 0.25  # of the face's square: how far from the parts folds go
+AREA = 0.03  # of the side: within such places two drawings' folds are compared
+FAINT = 0.02  # of the logarithm of brightness: folds that are fainter count as none
+THIN = 0.003  # of the side: what is narrower stays where folds go
+CORNER = 0.08  # of the distance between the eyes: the dark of a mouth's corner is within
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 Drawn = Float[np.ndarray, "_ _ 3"] | Float[Array, "_ _ 3"]
 
 
-def factor(
+class Folds(NamedTuple):
+    """What the drawings say of a change's folds."""
+
+    factor: Float[np.ndarray, "size size"]
+    """What brightness is multiplied by, 1 outside of the face and away from the parts."""
+    eased: Float[np.ndarray, "size size"]
+    """How much of the photo's own folds goes, 0 to 1; see `ease`."""
+
+
+def folds(
     before: Drawn,
     after: Drawn,
     marks: Float[np.ndarray, "2 68 2"],
@@ -37,8 +53,8 @@ def factor(
     new: Landmarks,
     face: Float[np.ndarray, "size size"],
     parts: Sequence[str],
-) -> Float[np.ndarray, "size size"]:
-    """What brightness is multiplied by, 1 outside of `face` and away from the parts.
+) -> Folds:
+    """What comes and what goes, from two drawings of a `face`.
 
     The drawings in [-1, 1] are laid on the new landmarks by their own, `marks`, all in the pixels
     of `face`.
@@ -49,15 +65,43 @@ def factor(
         np.log(move.seen(_brightness(drawing, size), move.spline(new[kept], at[kept], size)) + DARK)
         for drawing, at in zip((before, after), marks, strict=True)
     ]
-    masks = [align.region_masks(points, size, feather=AROUND) for points in (own, new)]
     tight = [align.region_masks(points, size, margin=0.0) for points in (own, new)]
     bare = face * (1.001 - align.union(tight))
+
+    def around(picture: Real[np.ndarray, "size size"], far: float) -> Float[np.ndarray, "_ _"]:
+        return _blur(picture * bare, far * size) / (_blur(bare, far * size) + 0.05)
+
     change = laid[1] - laid[0]
     change = change - np.average(change, weights=bare)
-    light = _blur(change * bare, BROAD * size) / (_blur(bare, BROAD * size) + 0.05)
-    change = _blur(change - (1 - KEPT) * light, SOFT * size)
-    near = align.union(masks, parts) * face * (1 - (1 - LIPS) * lips(new, size))
-    return np.exp(np.clip(change, -MOST, MOST) * near)
+    change = _blur(change - (1 - KEPT) * around(change, BROAD), SOFT * size)
+    strong = [around((each - around(each, BROAD)) ** 2, AREA) + FAINT**2 for each in laid]
+    mouth, nose = lips(new, size), _blur(_filled_hull(new[27:36], size), 0.02 * size)
+    eased = np.clip(1 - strong[1] / strong[0], 0, 1) * (1 - mouth) * (1 - nose)
+    eased = eased * _near(own, new, size, parts, FAR)
+    if "mouth" in parts and closes(own, new):
+        eased = np.maximum(eased, corners(new, size))
+    eased = eased * face
+    near = _near(own, new, size, parts, AROUND) * face * (1 - (1 - LIPS) * mouth)
+    return Folds(np.exp(np.clip(change * (1 - eased), -MOST, MOST) * near), eased)
+
+
+def ease(
+    photo: Float[np.ndarray, "tall wide 3"],
+    skin: Float[np.ndarray, "tall wide"],
+    eased: Float[np.ndarray, "tall wide"],
+    side: float,
+) -> Float[np.ndarray, "tall wide 3"]:
+    """What colours are multiplied by where folds of the photo go.
+
+    A drawing of few pixels knows that a fold goes, not where it is to a pixel: the photo's own are
+    brought to the brightness around them, and what is finer, its texture, stays. `skin` is 1 on it;
+    `side` is that of the face's square in pixels.
+    """
+    bright = np.log(np.maximum(photo, 0) / 255 + DARK)
+    weight = skin[..., None] + 1e-3
+    around = _blur(bright * weight, BROAD * side) / _blur(weight[..., 0], BROAD * side)[..., None]
+    band = _blur(bright, THIN * side) - around
+    return np.exp(-eased[..., None] * band)
 
 
 def filled(
@@ -88,5 +132,25 @@ def _brightness(drawing: Drawn, size: int) -> Float[np.ndarray, "size size"]:
     return np.maximum(cv2.resize(pixels, (size, size), interpolation=cv2.INTER_CUBIC), 0)
 
 
-def _blur(picture: Real[np.ndarray, "tall wide"], sigma: float) -> Float[np.ndarray, "tall wide"]:
+def _near(
+    own: Landmarks, new: Landmarks, size: int, parts: Sequence[str], far: float
+) -> Float[np.ndarray, "size size"]:
+    return align.union([align.region_masks(p, size, feather=far) for p in (own, new)], parts)
+
+
+def _filled_hull(points: Float[np.ndarray, "_ 2"], size: int) -> Real[np.ndarray, "size size"]:
+    return align.filled(cv2.convexHull(points.astype(np.float32))[:, 0], size)
+
+
+def corners(points: Landmarks, size: int) -> Float[np.ndarray, "size size"]:
+    """1 at the corners of a mouth, falling to 0 around them."""
+    grid = np.stack(np.meshgrid(np.arange(size), np.arange(size)), axis=-1)
+    far = [np.linalg.norm(grid - points[k], axis=2) for k in (48, 54)]
+    reach = CORNER * align.eye_distance(points)
+    return align.smooth(2 - np.minimum(*far) / reach).astype(np.float32)
+
+
+def _blur(
+    picture: Real[np.ndarray, "tall wide *channels"], sigma: float
+) -> Float[np.ndarray, "tall wide *channels"]:
     return cv2.GaussianBlur(picture.astype(np.float32), (0, 0), max(sigma, 0.3))

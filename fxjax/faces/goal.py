@@ -22,6 +22,7 @@ FROM, TO = 0.2, 0.4  # expressions closer than the first are alike, farther than
 LEAST = 0.3  # reliability of the coefficients that the face model uses
 SHUT = 0.06  # relative gap between the lips of a mouth that is shut; dlib sees .02 in a closed one
 TIGHT = 0.02
+OPEN = 0.02  # relative area between lips: less is no open mouth
 OVER = 0.06  # relative: by so much lips that close overlap, or a row of teeth is left
 
 NAMES = {
@@ -30,6 +31,8 @@ NAMES = {
     "brows": ("brow",),
 }
 """Coefficients of each part, by the beginnings of their names."""
+
+RISE = 0.08  # relative: what is below the face stays, and more would draw it into streaks
 
 _JAW = np.array([0, 0, 0, 0, 0, 0.25, 0.6, 0.9, 1, 0.9, 0.6, 0.25, 0, 0, 0, 0, 0])
 _UPPER, _LOWER = [61, 62, 63], [67, 66, 65]
@@ -115,7 +118,7 @@ def goal(
     if not share or not amount:
         return Goal(own, own, 0.0)
     reliability = expression.shipped().reliability
-    target = expression.read(own) + AMOUNT * amount * way
+    target = expression.read(own) + np.where(way > 0, AMOUNT, 1.0) * amount * way
     weight = reliability * np.where(counted, 1, REST)
     if carry:
         move[17:27] = move[36:48] = 0
@@ -129,7 +132,14 @@ def goal(
     if "mouth" in parts and gap(theirs) < SHUT:
         left = max(0.0, gap(theirs) - TIGHT) - min(OVER, 0.3 * gap(own))
         new = closed(new, left) if share == 1 else new + share * (closed(new, left) - new)
-    return Goal(own, new, share)
+    return Goal(own, _held(own, new), share)
+
+
+def _held(own: Landmarks, new: Landmarks) -> Landmarks:
+    """The same with a chin that rises so far only as the skin below it can stretch."""
+    down, eyes = _down(own)
+    over = np.maximum((own - new)[:17] @ down - RISE * eyes, 0)
+    return np.concatenate([new[:17] + over[:, None] * down, new[17:]])
 
 
 def only(move: Landmarks, parts: Sequence[str]) -> Landmarks:
@@ -156,6 +166,11 @@ def opening(points: Landmarks) -> float:
     x, y = points[60:68].T
     area = np.sum(x * np.roll(y, -1) - y * np.roll(x, -1)) / 2  # of overlapping lips: below 0
     return max(float(area), 0.0) / align.eye_distance(points) ** 2
+
+
+def closes(own: Landmarks, new: Landmarks) -> bool:
+    """Whether a mouth that is open closes, or nearly so."""
+    return opening(own) >= OPEN and opening(new) <= 0.5 * opening(own)
 
 
 def closed(points: Landmarks, left: float) -> Landmarks:

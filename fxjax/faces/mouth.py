@@ -10,11 +10,10 @@ from fxjax import align, expression, images
 from fxjax.align import Landmarks
 from fxjax.faces import move
 from fxjax.faces.folds import LUMA, Drawn
-from fxjax.faces.goal import SHUT, TIGHT, closed, gap, opening
+from fxjax.faces.goal import OPEN, SHUT, TIGHT, closed, closes, gap, opening
 from fxjax.transfer_types import Located
 
-OPEN = 0.02  # relative area between lips: less is no open mouth
-MORE = 1.3  # times as open as before: less needs nothing but the move
+MORE = 1.6  # times as open as before: less stretches what is seen already
 TURNED = 15.0  # degrees: teeth of a head that is turned farther do not fit
 EDGE = 0.004  # of the side
 LIGHT = 0.5  # how much the driver's mouth gets of the drawing's brightness
@@ -45,18 +44,19 @@ def inside(
 ) -> Inside | None:
     """The inside of a mouth that opens, laid between the new lips; None if it does not open.
 
-    That of the driver's photo if the heads are turned alike, or else of the drawing with the
-    driver's detail. A driver whose mouth is shut, by the landmarks `theirs` in its photo, shows
-    nothing. `crop` is the person's photo, `skin` where it is bare; marks and landmarks are in its
-    pixels.
+    Of a mouth that is open already and opens a little more, its own. Else that of the driver's
+    photo if the heads are turned alike, or of the drawing with the driver's detail. A driver whose
+    mouth is shut, by the landmarks `theirs` in its photo, shows nothing. `crop` is the person's
+    photo, `skin` where it is bare; marks and landmarks are in its pixels.
     """
     size = len(crop)
-    if opening(new) <= max(OPEN, MORE * opening(own)):
+    if opening(new) <= max(OPEN, opening(own)):
         return None
+    if OPEN < opening(own) and opening(new) <= MORE * opening(own):  # its own teeth
+        return Inside(move.seen(crop, move.spline(new[48:], own[48:], size)), _alpha(new, size))
     if theirs is not None and (gap(theirs) < SHUT or opening(theirs) < OPEN):
         return None
-    alpha = align.filled(new[60:68], size).astype(np.float32)
-    alpha = cv2.GaussianBlur(alpha, (0, 0), max(EDGE * size, 0.3))
+    alpha = _alpha(new, size)
     drawn = move.seen(_large(after, size), move.spline(new[48:], marks[1][48:], size))
     drawn = drawn + np.average((crop - _large(before, size)).reshape(-1, 3), 0, skin.ravel())
     if driver is None or theirs is None:
@@ -108,12 +108,18 @@ def landmarks(face: Located) -> Landmarks:
 
 def line(own: Landmarks, new: Landmarks, size: int) -> Float[np.ndarray, "size size"]:
     """What brightness is multiplied by where the lips of a mouth that closes meet, or else 1."""
-    if opening(own) < OPEN or opening(new) > 0.5 * opening(own):
+    if not closes(own, new):
         return np.ones((size, size), np.float32)
     below, beside = move.slit(new, size)
     thick = 0.012 * align.eye_distance(new)
     ends = align.smooth(1 - beside / (4 * thick))
     return 1 - LIP_LINE * np.exp(-((below / thick) ** 2)) * ends
+
+
+def _alpha(new: Landmarks, size: int) -> Float[np.ndarray, "size size"]:
+    """1 between the lips, with a soft edge."""
+    between = align.filled(new[60:68], size).astype(np.float32)
+    return cv2.GaussianBlur(between, (0, 0), max(EDGE * size, 0.3))
 
 
 def _dimmed(

@@ -9,6 +9,7 @@ from scipy.interpolate import RBFInterpolator
 
 from fxjax import align
 from fxjax.align import Landmarks
+from fxjax.faces.goal import OPEN, opening
 
 GRID = 128  # points a side at which a spline is computed; it is smooth between them
 UNIT = 512.0  # a picture's side in the spline's units, in which its smoothing is given
@@ -93,6 +94,9 @@ def flow(own: Landmarks, new: Landmarks, face: Float[np.ndarray, "size size"]) -
     both = above * (1 - share) + below * share
     mouth = (beside == 0)[..., None]
     side = align.smooth((down / (SHARP * size) + 1) / 2)
+    if opening(new) > OPEN:  # teeth are the upper jaw's
+        between = align.filled(new[60:68], size).astype(np.float32)
+        side = side * (1 - cv2.GaussianBlur(between, (0, 0), SHARP * size))
     return Flow(np.where(mouth, above, both), np.where(mouth, below, both), side)
 
 
