@@ -144,3 +144,36 @@ def test_a_covered_mouth_is_seen(engine, cover):
     assert engine.covered(hidden)
     words = engine.preflight(person, hidden).words
     assert "the driver's mouth seems to be covered" in words
+
+
+def test_lips_that_are_lost_or_painted_are_seen(face):
+    """Lips in the skin's colour, and lips much redder than before."""
+    before, own = face
+    lips = np.zeros((256, 256), np.float32)
+    for part in (verdict.UPPER, verdict.LOWER):
+        cv2.fillPoly(lips, [own[part].round().astype(np.int32)], (1.0,))
+    lips = cv2.GaussianBlur(lips, (0, 0), 1.0)[..., None]
+    skin = np.median(before[verdict._skin(own, own) > 0.5], axis=0)
+    skinned = (before * (1 - lips) + skin * lips).astype(np.uint8)
+    redder = np.clip(before + lips * np.array([25, -25, -10]), 0, 255).astype(np.uint8)
+    lost, painted, whole = (judged(face, after).words for after in (skinned, redder, before))
+    assert "lips lost" in lost
+    assert "lips of another colour" in painted
+    assert not {"lips lost", "lips of another colour"} & set(whole)
+
+
+def test_skin_and_hair_that_move_are_no_other_colour(face):
+    """A patch of another colour on a chin that rises."""
+    before, own = face
+    drawn = []
+    for up in (0, 6):
+        photo = before.copy()
+        middle = 0.3 * own[57] + 0.7 * own[8] - [0, up]
+        box = np.array([[-9, -9], [9, -9], [9, 9], [-9, 9]])
+        cv2.fillPoly(photo, [(middle + box).round().astype(np.int32)], (90, 130, 120))
+        drawn.append(photo)
+    found = verdict.judge(drawn[0], drawn[1], own, own, own, own, ("mouth",))
+    assert "skin discoloured" not in found.words
+    assert (
+        "skin discoloured" in verdict.judge(before, drawn[1], own, own, own, own, ("mouth",)).words
+    )

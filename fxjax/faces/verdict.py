@@ -4,6 +4,7 @@ All from landmarks and pixels, in words. A measure that calls a broken picture g
 nothing, so each is set by pictures that were looked at; see docs/transfer.md.
 """
 
+import itertools
 from typing import NamedTuple
 
 import cv2
@@ -17,11 +18,16 @@ from fxjax.faces.goal import apart, gap, opening
 WHOLE = "looks whole"
 SIDE = 256  # pixels of the crops that are looked at
 ASTRAY = 0.08  # of the eyes' distance
-CHROMA = 10.8  # of CIELAB
+CHROMA = 7.5  # of CIELAB
+MOVED = 0.08  # of the side
 SOFT = 0.6  # of the gradients' energy
 ASKEW = 7.0  # degrees
 REACHED = 0.2
+FADED, PAINTED = 9.0, 4.0  # of CIELAB: lips lose so much of their red to skin, or gain
 GLARING, FLESH = 40.0, 16.0  # of CIELAB, beside skin; in unchanged photos up to 37 and 15
+
+UPPER = [48, 49, 50, 51, 52, 53, 54, 64, 63, 62, 61, 60]
+LOWER = [48, 60, 67, 66, 65, 64, 54, 55, 56, 57, 58, 59]
 
 Crop = UInt8[np.ndarray, "256 256 3"]
 
@@ -70,7 +76,8 @@ def judge(
         "sharpness": _sharpness(before, after, own, seen),
         "askew": abs(_slant(seen) - _slant(own)),
         "reached": _reached(seen, own, theirs, parts),
-        **_teeth(after, seen, own),
+        "faded": _red(before, own) - _red(after, seen),
+        **_teeth(before, after, seen, own),
     }
     words = []
     if figures["astray"] > ASTRAY:
@@ -81,6 +88,10 @@ def judge(
         words.append("blurred")
     if figures["askew"] > ASKEW:
         words.append("mouth askew")
+    if figures["faded"] > FADED:
+        words.append("lips lost")
+    if figures["faded"] < -PAINTED:
+        words.append("lips of another colour")
     if figures["glaring"] > GLARING:
         words.append("teeth do not fit")
     if figures["red"] > FLESH:
@@ -104,13 +115,23 @@ def _skin(own: Landmarks, seen: Landmarks, margin: float = 0.05) -> Float[np.nda
 
 
 def _chroma(before: Crop, after: Crop, own: Landmarks, seen: Landmarks) -> float:
-    """The largest change of colour of the lower face's skin, over 3 % of the side."""
-    change = (lab(after) - lab(before))[..., 1:]
+    """The largest change of colour of the lower face's skin, over 3 % of the side.
+
+    To the nearest colour that was there before, as skin moves, by up to `MOVED`, and hair with it.
+    """
     skin = _skin(own, seen, 0.08)[..., None]
     blur = lambda a: cv2.GaussianBlur(a.astype(np.float32), (0, 0), 0.015 * SIDE)
     weight = blur(skin[..., 0])[..., None]
-    mean = blur(change * skin) / np.maximum(weight, 0.05)
-    return float(np.percentile(np.linalg.norm(mean, axis=2)[weight[..., 0] > 0.3], 99))
+    was, now = (
+        blur(lab(each)[..., 1:] * skin) / np.maximum(weight, 0.05) for each in (before, after)
+    )
+    steps = np.rint(np.linspace(-MOVED, MOVED, 7) * SIDE).astype(int)
+    near = np.full((SIDE, SIDE), np.inf)
+    for x, y in itertools.product(steps, steps):
+        there = np.roll(was, (y, x), axis=(0, 1))
+        far = np.where(np.roll(weight, (y, x), axis=(0, 1)) > 0.3, np.abs(now - there), np.inf)
+        near = np.minimum(near, np.linalg.norm(far, axis=2))
+    return float(np.percentile(near[weight[..., 0] > 0.3], 99))
 
 
 def _sharpness(before: Crop, after: Crop, own: Landmarks, seen: Landmarks) -> float:
@@ -136,8 +157,20 @@ def _reached(seen: Landmarks, own: Landmarks, theirs: Landmarks, parts: tuple[st
     return 1 - apart(seen, theirs, parts) / max(apart(own, theirs, parts), 0.2)
 
 
-def _teeth(after: Crop, seen: Landmarks, own: Landmarks) -> dict[str, float]:
-    """How much brighter and redder than skin is what shows in an open mouth; 0 where none is."""
+def _red(crop: Crop, points: Landmarks) -> float:
+    """How much redder lips are than the skin around them, on average of both lips; 0 if unseen."""
+    red, skin = lab(crop)[..., 1], _skin(points, points) > 0.5
+    lips = [align.filled(points[lip], SIDE) > 0 for lip in (UPPER, LOWER)]
+    if not skin.any() or not all(lip.any() for lip in lips):
+        return 0.0
+    return float(np.mean([red[lip].mean() for lip in lips]) - np.median(red[skin]))
+
+
+def _teeth(before: Crop, after: Crop, seen: Landmarks, own: Landmarks) -> dict[str, float]:
+    """How much brighter than skin, and redder than skin and lips, is what an open mouth shows.
+
+    0 where none is open. Red lips that are taken for the inside of a mouth are no torn one.
+    """
     if gap(seen) < 0.05 or opening(seen) < 0.02:
         return {"glaring": 0.0, "red": 0.0}
     inside = align.filled(seen[60:68], SIDE)
@@ -150,5 +183,5 @@ def _teeth(after: Crop, seen: Landmarks, own: Landmarks) -> dict[str, float]:
     high = np.percentile(around[:, 0], 75)
     return {
         "glaring": float(teeth[0] - high),
-        "red": float(teeth[1] - np.median(around[:, 1])),
+        "red": float(teeth[1] - np.median(around[:, 1]) - max(_red(before, own), 0)),
     }
