@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import numpy as np
 
 from converters.source import Opened, Source, WeightError, open_weights
-from experiments.launch import launch
 from fxjax import files
 from fxjax.checkpoint import save_model
+from fxjax.cli import launch
 
 Arrays = dict[str, np.ndarray]
 Part = tuple[dict[str, Any], Arrays]  # architecture (the constructor's arguments), arrays

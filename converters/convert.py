@@ -5,16 +5,7 @@ python -m converters.convert --src FILE --dst FOLDER
 
 from collections.abc import Mapping
 
-from converters import (
-    ada,
-    encoders,
-    lpips,
-    rosinality,
-    rosinality2,
-    stylegan1,
-    stylegan2,
-    vgg16,
-)
+from converters import ada, encoders, lpips, rosinality, rosinality2, stylegan1, stylegan2, vgg16
 from converters.command import Choice, Model, run
 from converters.source import Opened, WeightError
 from converters.unsupported import refuse_names

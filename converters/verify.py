@@ -16,8 +16,8 @@ import numpy as np
 
 from converters.references import Result, Rosinality, Skip, Style, Vgg
 from converters.references2 import Encoders, Rosinality2
-from experiments.launch import launch
 from fxjax.checkpoint import read_card
+from fxjax.cli import launch
 from fxjax.files import given
 
 ENCODERS = ("encoder4editing", "pixel2style2pixel")

@@ -15,14 +15,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from experiments import bench
-from experiments.launch import launch
-from fxjax import invert
+from fxjax.cli import launch
+from fxjax.codes import invert
 from fxjax.losses import Perceptual
 from fxjax.nn.generator import synthesize
 from fxjax.nn.layers import default_widths
 from fxjax.nn.stylegan2 import StyleGAN2
 from fxjax.nn.vgg16 import VGG16
+from fxjax.runs import bench
 
 
 @dataclasses.dataclass(frozen=True)

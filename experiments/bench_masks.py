@@ -17,14 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from experiments import bench
 from experiments.bench_models import BASES
-from experiments.launch import launch
-from fxjax import losses, mix, score, search, sharding
+from fxjax import losses, score, sharding
+from fxjax.cli import launch
+from fxjax.codes import mix, search
 from fxjax.nn.layers import default_widths
 from fxjax.nn.stylegan1 import StyleGAN1
 from fxjax.nn.stylegan2 import StyleGAN2
 from fxjax.nn.vgg16 import VGG16
+from fxjax.runs import bench
 
 
 @dataclasses.dataclass(frozen=True)

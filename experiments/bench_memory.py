@@ -16,13 +16,13 @@ import jax
 import numpy as np
 from flax import nnx
 
-from experiments import bench, inversion, worklist
-from experiments.launch import launch
-from experiments.runfolder import Row
 from fxjax.checkpoint import flatten, save_model
+from fxjax.cli import launch
 from fxjax.files import absolute
 from fxjax.images import save_image
 from fxjax.nn.stylegan2 import StyleGAN2
+from fxjax.runs import bench, inversion, worklist
+from fxjax.runs.runfolder import Row
 
 ARCHITECTURE: dict[str, Any] = {
     "resolution": 32, "widths": (8, 8, 8, 8), "dim": 32, "latent": 32, "mapping_layers": 2,

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from experiments import bench
-from experiments.launch import launch
+from fxjax.cli import launch
 from fxjax.nn.generator import Generator, synthesize
 from fxjax.nn.layers import default_widths
 from fxjax.nn.stylegan1 import StyleGAN1
 from fxjax.nn.stylegan2 import StyleGAN2
+from fxjax.runs import bench
 from fxjax.types import Codes
 
 BASES = {"stylegan1": 16384, "stylegan2": 32768}  # official channels: min(base / size, 512)

@@ -6,10 +6,10 @@
 Writes comparison.csv and comparison.md (each measure, the difference, the paper's claim),
 curves.csv (seconds and reconstruction loss of every step), a sample sheet of each model, and all of
 it as report.html. Times are of training steps alone, the first of each left out; memory is what the
-compiled step needs. --truth and --truth_table (what experiments.render_faces writes) add how near
-the changed faces come to how they truly look. --generator adds system A (codes mixed by the best of
-all masks) on the same held-back faces, each driven by another; faces that dlib does not find are
-then left out for all three.
+compiled step needs. --truth and --truth_table (what experiments.making.render_faces writes) add
+how near the changed faces come to how they truly look. --generator adds system A (codes mixed by
+the best of all masks) on the same held-back faces, each driven by another; faces that dlib does not
+find are then left out for all three.
 """
 
 import dataclasses
@@ -17,12 +17,12 @@ from typing import Annotated
 
 import numpy as np
 
-from experiments import label_comparison, label_table, label_training, label_truth
-from experiments import label_transfers as system_a
-from experiments.label_training import Run
-from experiments.launch import launch
 from fxjax import files, images, load, metrics
-from fxjax.train_labels import Settings
+from fxjax.cli import launch
+from fxjax.labels import comparison, label_table, label_truth, training
+from fxjax.labels import transfers as system_a
+from fxjax.labels.networks import Settings
+from fxjax.labels.training import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ def main(config: Config) -> None:
         }
     )
     options = Run(data=config.data, table=config.table, least=config.least)
-    faces, held_back = label_training.read(options, settings)
+    faces, held_back = training.read(options, settings)
     if len(np.unique(held_back.classes)) < len(faces.expressions):
         raise ValueError(
             f"{config.data} has too few people: each expression needs one that is held back"
@@ -77,27 +77,27 @@ def main(config: Config) -> None:
         order = order[[place is not None for place in places]]
         print(f"{len(located)} of {len(places)} held-back faces are found")
     few = held_back.take(order)
-    shown = label_training.some(few)
-    runs = label_comparison.train_both(settings, faces, config.images)
+    shown = training.some(few)
+    runs = comparison.train_both(settings, faces, config.images)
     steps = max(1, config.judge_images // config.batch)
-    judge = label_comparison.judge_of(faces, settings, steps=steps)
-    dlib = label_comparison.judges() if config.identity else None
-    goal = max(float(label_comparison.smoothed(run.losses)[-1]) for run in runs.values())
+    judge = comparison.judge_of(faces, settings, steps=steps)
+    dlib = comparison.judges() if config.identity else None
+    goal = max(float(comparison.smoothed(run.losses)[-1]) for run in runs.values())
     found: dict[str, dict[str, float]] = {}
     sheets = {}
     for name, run in runs.items():
-        every = label_training.changed(run.settings, run.state, few.pictures)
-        found[name] = label_table.measures(run, goal) | label_comparison.quality(
+        every = training.changed(run.settings, run.state, few.pictures)
+        found[name] = label_table.measures(run, goal) | comparison.quality(
             every, few, judge, lpips, dlib
         )
         if truth is not None:
             found[name] |= label_truth.measured(run, truth)
-        found[name]["latent leakage"] = label_comparison.leakage(run, faces, held_back, steps=steps)
-        sheets[name] = label_training.sheet(few.take(shown), every[shown])
+        found[name]["latent leakage"] = comparison.leakage(run, faces, held_back, steps=steps)
+        sheets[name] = training.sheet(few.take(shown), every[shown])
     if engine is not None:
         every = system_a.changed(engine, located, few)
-        found[label_table.MASKS] = label_comparison.quality(every, few, judge, lpips, dlib)
-        sheets[label_table.MASKS] = label_training.sheet(few.take(shown), every[shown])
+        found[label_table.MASKS] = comparison.quality(every, few, judge, lpips, dlib)
+        sheets[label_table.MASKS] = training.sheet(few.take(shown), every[shown])
     for name, sheet in sheets.items():
         images.save_image(f"{config.out}/{name.replace(' ', '_')}.png", sheet)
     setting = (

@@ -13,11 +13,11 @@ from typing import Annotated, Any
 import numpy as np
 from etils import epath
 
-from experiments import generator_measures as measures
-from experiments import held_back
-from experiments.launch import launch, part_of
 from fxjax import checkpoint, files, load, zoo
+from fxjax.cli import launch, part_of
 from fxjax.images import contact_sheet, save_image
+from fxjax.training import generator_measures as measures
+from fxjax.training import held_back
 
 
 @dataclasses.dataclass(frozen=True)

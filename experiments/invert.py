@@ -15,12 +15,12 @@ import sys
 
 import jax
 
-from experiments import inversion, runfolder, worklist
-from experiments.inversion import Config
-from experiments.launch import launch
-from experiments.progress import Progress
 from fxjax import sharding
+from fxjax.cli import launch
 from fxjax.files import absolute
+from fxjax.runs import inversion, runfolder, worklist
+from fxjax.runs.inversion import Config
+from fxjax.runs.progress import Progress
 
 
 def main(config: Config) -> None:

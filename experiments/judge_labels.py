@@ -14,11 +14,11 @@ from typing import Annotated
 import numpy as np
 from tqdm import tqdm
 
-from experiments import photos
-from experiments.launch import launch
-from experiments.smile_samples import smile
 from fxjax import assess, files
-from fxjax.label_engine import LabelEngine
+from fxjax.cli import launch
+from fxjax.codes.smile_samples import smile
+from fxjax.labels.engine import LabelEngine
+from fxjax.runs import photos
 
 MEANS = ("smile_before", "smile", "identity", "outside")
 

@@ -12,9 +12,9 @@ A couple's heads look the same way, so that it differs in expression and not in 
 import dataclasses
 from typing import Annotated
 
-from experiments import couples
-from experiments.launch import launch
 from fxjax import files
+from fxjax.cli import launch
+from fxjax.runs import couples
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,9 +14,9 @@ from typing import Annotated
 import numpy as np
 from etils import epath
 
-from experiments import picture_zip
-from experiments.launch import launch
-from fxjax import data, images
+from fxjax import images
+from fxjax.cli import launch
+from fxjax.training import data, picture_zip
 from fxjax.types import AnyPhoto, Photo
 
 BASE = range(1, 1005)

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, UInt8
 
-from experiments.launch import launch
-from experiments.seeds import map_seeds, one_hot, parse_seeds
 from fxjax import load
+from fxjax.cli import launch
+from fxjax.codes.seeds import map_seeds, one_hot, parse_seeds
 from fxjax.files import absolute
 from fxjax.images import contact_sheet, save_image, to_uint8
 from fxjax.nn.generator import synthesize, with_random_noise, without_noise

@@ -14,11 +14,11 @@ import sys
 
 import jax
 
-from experiments import inversion, loss_measures, loss_page, loss_runs, runfolder, worklist
-from experiments.launch import launch
-from experiments.loss_runs import Config
 from fxjax import checkpoint, load, metrics, zoo
+from fxjax.cli import launch
 from fxjax.files import absolute
+from fxjax.runs import inversion, loss_measures, loss_page, loss_runs, runfolder, worklist
+from fxjax.runs.loss_runs import Config
 
 
 def main(config: Config) -> None:

@@ -16,12 +16,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import batch, mask_report
-from experiments.batch import OK, Known, Pair
-from experiments.launch import launch
-from fxjax import assess, files, mix
+from fxjax import assess, files
+from fxjax.cli import launch
+from fxjax.codes import mix
 from fxjax.engine import Engine
 from fxjax.images import to_uint8
+from fxjax.runs import batch, mask_report
+from fxjax.runs.batch import OK, Known, Pair
 from fxjax.transfer_report import mask_text, row_effects
 from fxjax.transfer_types import PRESETS
 

@@ -7,9 +7,8 @@
 TensorBoard scalars. --preset=smoke makes all else tiny: it runs through in seconds.
 """
 
-from experiments import feature_training, presets
+from fxjax import presets
+from fxjax.training import feature_run
 
 if __name__ == "__main__":
-    presets.launch_run(
-        feature_training.run, feature_training.Run, feature_training.PRESETS, "faces"
-    )
+    presets.launch_run(feature_run.run, feature_run.Run, feature_run.PRESETS, "faces")

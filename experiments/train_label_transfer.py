@@ -8,7 +8,8 @@ Each preset sets all flags below its own; flags given override it. --out gets ch
 TensorBoard scalars.
 """
 
-from experiments import label_training, presets
+from fxjax import presets
+from fxjax.labels import training
 
 if __name__ == "__main__":
-    presets.launch_run(label_training.run, label_training.Run, label_training.PRESETS, "label64")
+    presets.launch_run(training.run, training.Run, training.PRESETS, "label64")

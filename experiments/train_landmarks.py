@@ -1,6 +1,6 @@
 """Trains the network that finds landmarks in drawings; the same command goes on where it stopped.
 
-    python -m experiments.landmark_faces --samples=9000 --pictures=A.zip --dst=runs/faces.npz
+    python -m experiments.making.landmark_faces --samples=9000 --pictures=A.zip --dst=runs/faces.npz
     python -m experiments.train_landmarks --faces=runs/faces.npz --out=runs/landmarks
 
 --out gets `export` (a model folder with the part "landmarks", float16), checkpoints, metrics.csv
@@ -14,9 +14,9 @@ from typing import Annotated
 import jax
 import numpy as np
 
-from experiments import landmark_data, presets, runloop
-from fxjax import checkpoint, sharding, train_landmarks
-from fxjax.train_landmarks import Settings, TrainState
+from fxjax import checkpoint, presets, sharding
+from fxjax.training import landmark_data, landmarker, loop
+from fxjax.training.landmarker import Settings, TrainState
 
 PRESETS = {
     "faces": Settings(),
@@ -28,7 +28,7 @@ PRESETS = {
 class Run:
     """Where the data is, where results go, and how often."""
 
-    faces: Annotated[tuple[str, ...], "npz files of experiments.landmark_faces"]
+    faces: Annotated[tuple[str, ...], "npz files of experiments.making.landmark_faces"]
     out: Annotated[str, "folder for checkpoints, the model and metrics.csv"]
     apart: Annotated[int, "samples held back to measure on"] = 300
     report_every: Annotated[int, "steps between lines of progress, at most 100"] = 50
@@ -46,14 +46,14 @@ def run(options: Run, settings: Settings) -> None:
         raise ValueError(f"--size={settings.size}: want a multiple of 16")
     faces, held, wanted = landmark_data.read(options.faces, settings.size, options.apart)
     mesh = sharding.mesh(jax.devices()[:1])
-    fresh = functools.partial(train_landmarks.fresh, settings)
-    state = runloop.begin(options.out, settings, fresh, fresh, mesh)
-    runloop.say(f"{len(faces.pictures)} pictures; from view {int(state.images)}")
+    fresh = functools.partial(landmarker.fresh, settings)
+    state = loop.begin(options.out, settings, fresh, fresh, mesh)
+    loop.say(f"{len(faces.pictures)} pictures; from view {int(state.images)}")
 
     def export(state: TrainState) -> None:
         measured = landmark_data.errors(state.average, held, wanted)
         lines = "  ".join(f"{name} {value:.2f}" for name, value in measured.items())
-        runloop.say(f"{len(held)} samples held back, % of the distance between the eyes: {lines}")
+        loop.say(f"{len(held)} samples held back, % of the distance between the eyes: {lines}")
         info = {"views": int(state.images), "settings": dataclasses.asdict(settings)}
         flat = {
             name: np.asarray(array).astype(np.float16)
@@ -63,18 +63,18 @@ def run(options: Run, settings: Settings) -> None:
         info |= {"held_back": measured}
         checkpoint.save_model(f"{options.out}/export", "landmarks", parts, info, overwrite=True)
 
-    job = runloop.Job(
+    job = loop.Job(
         out=options.out,
         settings=settings,
         total=settings.kviews * 1000,
-        step=lambda state, _: train_landmarks.train_step(settings, state, faces),
+        step=lambda state, _: landmarker.train_step(settings, state, faces),
         draw=lambda _: {},
         export=export,
         shown={"loss": "loss {:.4f}", "error": "error {:.2f} %"},
         unit="views",
     )
-    rhythm = runloop.Rhythm(options.report_every, 1e9, options.save_minutes, options.export_minutes)
-    runloop.loop(job, rhythm, state)
+    rhythm = loop.Rhythm(options.report_every, 1e9, options.save_minutes, options.export_minutes)
+    loop.loop(job, rhythm, state)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,11 @@ from typing import Annotated
 
 from tqdm import tqdm
 
-from experiments import transfer_files, transfer_flags
-from experiments.launch import launch
 from fxjax import assess, files, sharding
+from fxjax.cli import launch
 from fxjax.engine import Engine
 from fxjax.images import save_image
+from fxjax.runs import transfer_files, transfer_flags
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,12 +17,12 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 
-from experiments import batch, batch_report, transfer_files, transfer_flags
-from experiments.batch import OK, Known, Pair
-from experiments.launch import launch
 from fxjax import assess, files, sharding
+from fxjax.cli import launch
 from fxjax.engine import Engine
 from fxjax.images import save_image
+from fxjax.runs import batch, batch_report, transfer_files, transfer_flags
+from fxjax.runs.batch import OK, Known, Pair
 from fxjax.transfer_report import mask_text
 
 

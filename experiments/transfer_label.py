@@ -17,11 +17,12 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from experiments import photos, transfer_files
-from experiments.launch import launch
-from fxjax import align, files
+from fxjax import files
+from fxjax.cli import launch
+from fxjax.faces import align
 from fxjax.images import contact_sheet, cut_out, save_image, to_uint8
-from fxjax.label_engine import LabelEngine
+from fxjax.labels.engine import LabelEngine
+from fxjax.runs import photos, transfer_files
 from fxjax.transfer_types import Located, Pixels, Settings
 
 CELL = 256  # pixels of a face on the contact sheet

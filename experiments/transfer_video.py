@@ -16,12 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from experiments import batch, frames, transfer_files, transfer_flags
-from experiments.launch import launch
-from fxjax import align, expression, files, zoo
+from fxjax import files, zoo
+from fxjax.cli import launch
 from fxjax.engine import Engine
+from fxjax.faces import align, expression
 from fxjax.faces.preflight import FAR_TURN
 from fxjax.images import save_image
+from fxjax.runs import batch, frames, transfer_files, transfer_flags
 from fxjax.transfer_types import Located
 
 

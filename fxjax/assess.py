@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from fxjax import align, detect, expression, images, metrics, mix, paste, search
+from fxjax import images, metrics
+from fxjax.codes import mix, search
 from fxjax.engine import Engine
+from fxjax.faces import align, detect, expression, paste
 from fxjax.transfer_types import PRESETS, Located, Pixels, Transfer
 from fxjax.types import Code, Photo, Photos
 

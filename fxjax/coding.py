@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from fxjax import align, expression, invert, pivotal, whiten
-from fxjax.codes import refine
-from fxjax.faces import goal, model, mouth, reader
+from fxjax.codes import invert, pivotal, refine, whiten
+from fxjax.faces import align, expression, goal, model, mouth, reader
 from fxjax.faces.located import Faces
 from fxjax.nn.generator import Generator, synthesize
 from fxjax.transfer_types import Located, Progress, Settings
@@ -37,7 +36,7 @@ class Coding(Faces):
     ) -> invert.Inversion:
         """The codes of aligned faces, all rows alike, from the mean or from given codes.
 
-        Searched in whitened W (`fxjax.whiten`), where rows of two codes mix.
+        Searched in whitened W (`fxjax.codes.whiten`), where rows of two codes mix.
         """
         parts, count = [], len(faces)
         first = invert.mean_codes(self.walk, count)

@@ -15,21 +15,14 @@ import numpy as np
 from etils import epath
 from jaxtyping import Bool, Float
 
-from fxjax import detect, images, invert, losses, mix, whiten, zoo
+from fxjax import images, losses, zoo
+from fxjax.codes import invert, mix, whiten
 from fxjax.coding import Coding
-from fxjax.faces import goal, mouth, reader
+from fxjax.faces import detect, goal, mouth, reader
 from fxjax.nn.generator import Generator
 from fxjax.nn.vgg16 import VGG16
 from fxjax.ranking import Ranking
-from fxjax.transfer_types import (
-    Located,
-    Picture,
-    Pixels,
-    Progress,
-    Settings,
-    Transfer,
-    unchanged,
-)
+from fxjax.transfer_types import Located, Picture, Pixels, Progress, Settings, Transfer, unchanged
 from fxjax.types import Code, Codes, Images
 from fxjax.zoo import load
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from fxjax import align, expression, losses, mix, score, search
-from fxjax.faces import goal, reader
+from fxjax import losses, score
+from fxjax.codes import mix, search
+from fxjax.faces import align, expression, goal, reader
 from fxjax.faces.located import Faces
 from fxjax.nn.generator import Generator
 from fxjax.nn.vgg16 import VGG16

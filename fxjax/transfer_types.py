@@ -11,7 +11,8 @@ from etils import epath
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image as Pillow
 
-from fxjax import align, mix
+from fxjax.codes import mix
+from fxjax.faces import align
 from fxjax.faces.verdict import Verdict
 from fxjax.images import Cutout, cut_out, to_uint8
 from fxjax.nn.generator import Generator

@@ -46,7 +46,7 @@ def shared() -> pathlib.Path:
 @pytest.fixture(scope="session")
 def smiling() -> np.ndarray:
     """The astronaut's landmarks in her photo."""
-    from fxjax.detect import Detector  # after jaxtyping's hook, which checks what it imports
+    from fxjax.faces.detect import Detector  # after jaxtyping's hook, which checks what it imports
 
     return Detector()(skimage.data.astronaut())[0].landmarks
 

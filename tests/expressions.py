@@ -6,9 +6,8 @@ import functools
 import numpy as np
 import skimage.data
 
-from fxjax import align
-from fxjax.detect import Detector
-from fxjax.faces import back
+from fxjax.faces import align, back
+from fxjax.faces.detect import Detector
 from fxjax.transfer_types import Located
 
 ASTRONAUT = skimage.data.astronaut()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import skimage.data
 
-from fxjax.align import (
+from fxjax.faces.align import (
     align,
     corners,
     cut,
@@ -18,7 +18,7 @@ from fxjax.align import (
     transform,
     whole_square,
 )
-from fxjax.detect import Detector
+from fxjax.faces.detect import Detector
 from fxjax.images import to_uint8
 
 

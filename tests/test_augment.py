@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import training
-from fxjax import augment
+from fxjax.training import augment, gan_run
 
 RANDOM = np.random.default_rng(0)
 
@@ -115,10 +114,10 @@ def turns(geometry: np.ndarray) -> np.ndarray:
     return np.degrees(np.abs(np.arctan2(nearest[:, 1, 0], nearest[:, 0, 0])))
 
 
-@pytest.mark.parametrize("name", training.PRESETS)
+@pytest.mark.parametrize("name", gan_run.PRESETS)
 def test_no_preset_turns_a_picture_far(name):
     """At the strongest that it goes, with all else that stretches and mirrors."""
-    settings = training.PRESETS[name]
+    settings = gan_run.PRESETS[name]
     assert settings.rotation <= 15
     assert not settings.quarter_turns
     draw = lambda strength: turns(
@@ -177,7 +176,7 @@ def test_moves_out_of_range_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         augment.Moves(**wrong)
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(training.PRESETS["faces128"], **wrong)
+        dataclasses.replace(gan_run.PRESETS["faces128"], **wrong)
 
 
 def test_gradient_reaches_the_pictures():

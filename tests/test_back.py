@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from expressions import ASTRONAUT, located, still
 
-from fxjax import align, expression, images, metrics
-from fxjax.detect import Detector
-from fxjax.faces import back, goal, mouth, move
+from fxjax import images, metrics
+from fxjax.faces import align, back, expression, goal, mouth, move
+from fxjax.faces.detect import Detector
 from fxjax.transfer_types import Located
 
 

@@ -15,7 +15,7 @@ from converters import rosinality
 from converters.command import Choice, Config, write
 from converters.source import Network, Opened, WeightError, open_weights
 from converters.verify import Row, verify
-from experiments import launch
+from fxjax import cli
 
 DATA = pathlib.Path(__file__).resolve().parent / "data"
 OWN = [
@@ -274,4 +274,4 @@ def test_absent_network_lists_what_there_is() -> None:
 
 
 def test_every_setting_is_explained() -> None:
-    assert "--sha256" in launch.describe(Config, front.__doc__ or "")
+    assert "--sha256" in cli.describe(Config, front.__doc__ or "")

@@ -8,11 +8,12 @@ from expressions import ASTRONAUT, closed
 from facemodels import save_models
 from PIL import Image
 
-from experiments import frames, transfer
-from fxjax import data
+from experiments import transfer
 from fxjax.faces import reader
 from fxjax.faces.located import Faces
 from fxjax.images import cut_out, load_image, load_layers, on_white, save_image
+from fxjax.runs import frames
+from fxjax.training import data
 
 FACE = ASTRONAUT[:256, 96:352]
 

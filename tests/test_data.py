@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from experiments import prepare_omi
-from fxjax import data, images
+from fxjax import images
+from fxjax.training import data
 
 RANDOM = np.random.default_rng(0)
 

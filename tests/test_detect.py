@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import skimage.data
 
-from fxjax.align import corners, ffhq_square, transform
-from fxjax.detect import Detector, Face, Identity, choose, given, load_landmarks, model_file
+from fxjax.faces.align import corners, ffhq_square, transform
+from fxjax.faces.detect import Detector, Face, Identity, choose, given, load_landmarks, model_file
 from fxjax.images import load_image
 
 

@@ -14,10 +14,10 @@ from flax import nnx
 from converters import encoders
 from converters.command import Choice
 from converters.source import WeightError, open_weights
-from experiments import starts
 from fxjax.checkpoint import fill
 from fxjax.images import bilinear
 from fxjax.nn.encoder import Encoder
+from fxjax.runs import starts
 
 Arrays = dict[str, np.ndarray]
 ROWS, DIM, WIDTHS, HIDDEN = 8, 5, (3, 4, 6, 7), (1, 2, 1, 3)

@@ -13,10 +13,12 @@ import pytest
 from flax import nnx
 
 import fxjax
-from experiments import bundle, evaluate_generator, generator_measures, held_back, pack_model
-from experiments.launch import parse
-from fxjax import checkpoint, images, losses, snapshot, train_features, train_state, zoo
+from experiments import evaluate_generator
+from experiments.making import bundle, pack_model
+from fxjax import checkpoint, images, losses, zoo
+from fxjax.cli import parse
 from fxjax.nn.stylegan2 import StyleGAN2
+from fxjax.training import face_features, generator_measures, held_back, snapshot, train_state
 
 RANDOM = np.random.default_rng(0)
 SHIPPED = str(zoo.find("faces"))
@@ -39,7 +41,7 @@ def generator(model) -> StyleGAN2:
 
 @pytest.fixture(scope="module")
 def features():
-    return train_features.random_features((4, 4, 6))
+    return face_features.random_features((4, 4, 6))
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +106,7 @@ def test_samples_do_not_depend_on_their_number(generator):
 
 def test_path_length_is_its_formula(generator):
     """Against larger steps, where rounding is small; many channels make the distance smooth."""
-    features = train_features.random_features((32, 32, 32))
+    features = face_features.random_features((32, 32, 32))
     found = generator_measures.path_length(generator, features, 12, 0)
     judge = generator_measures.metrics.lpips_style(features)
     each = []

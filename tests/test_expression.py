@@ -6,8 +6,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from experiments import expression_checks, expression_faces, pairs, train_expression
-from fxjax import data, expression
+from experiments import pairs
+from experiments.making import expression_checks, expression_faces, train_expression
+from fxjax.faces import expression
+from fxjax.training import data
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import skimage.data
 
-from experiments import expression_faces, pack_face_model
-from fxjax import expression
-from fxjax.detect import Detector
-from fxjax.faces import model
+from experiments.making import expression_faces, pack_face_model
+from fxjax.faces import expression, model
+from fxjax.faces.detect import Detector
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from typing import Annotated
 import numpy as np
 import pytest
 
-from experiments import launch, picture_zip
-from fxjax import checkpoint, files
+from fxjax import checkpoint, cli, files
 from fxjax.images import save_image
+from fxjax.training import picture_zip
 
 NOISE = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
 
@@ -104,7 +104,7 @@ class Config:
 def test_a_command_ends_with_one_line(full, monkeypatch):
     monkeypatch.setattr("sys.argv", ["command", f"--out={full / 'out'}"])
     with pytest.raises(SystemExit) as caught:
-        launch.launch(Config, lambda config: save_image(f"{config.out}/x.png", NOISE))
+        cli.launch(Config, lambda config: save_image(f"{config.out}/x.png", NOISE))
     assert str(caught.value.code).startswith("error: ")
     assert "No space left on device" in str(caught.value.code)
     assert str(full / "out") in str(caught.value.code)
@@ -116,7 +116,7 @@ def test_a_place_that_takes_no_folder_is_named(tmp_path, monkeypatch, out):
     (tmp_path / "file").write_text("mine")
     monkeypatch.setattr("sys.argv", ["command", f"--out={tmp_path / out}"])
     with pytest.raises(SystemExit, match=r"error: .*(Not a directory|No such file).*out"):
-        launch.launch(Config, lambda config: save_image(f"{config.out}/x.png", NOISE))
+        cli.launch(Config, lambda config: save_image(f"{config.out}/x.png", NOISE))
     with pytest.raises(OSError, match=r"file|out"), files.new_folder(tmp_path / out):
         raise AssertionError("the block ran")
     assert os.listdir(tmp_path) == ["file"]

@@ -4,8 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fxjax import align, expression
-from fxjax.faces import goal
+from fxjax.faces import align, expression, goal
 
 MOUTH = ("mouth",)
 

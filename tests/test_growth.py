@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import training
-from fxjax import checkpoint, growth, snapshot, train_state
+from fxjax import checkpoint
 from fxjax.nn import ops
 from fxjax.nn.generator import synthesize
 from fxjax.nn.stylegan2 import StyleGAN2Discriminator
+from fxjax.training import gan_run, growth, snapshot, train_state
 
 RANDOM = np.random.default_rng(0)
 SMALL = train_state.Settings(
@@ -139,7 +139,7 @@ def test_a_discriminator_of_other_widths_is_refused(export, tmp_path):
 
 def test_the_command_grows(export, tmp_path, root):
     """`--preset=faces256 --start_from` for a few steps, with widths for a test."""
-    preset = training.PRESETS["faces256"]
+    preset = gan_run.PRESETS["faces256"]
     assert preset.resolution == 256
     assert preset.generator()["widths"] == (256, 256, 256, 256, 128, 64, 32)
     for index in range(8):

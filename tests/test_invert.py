@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from fxjax import losses, sharding
-from fxjax.invert import (
+from fxjax.codes.invert import (
     Inversion,
     Settings,
     advance,

@@ -24,15 +24,18 @@ from flax import nnx
 from PIL import Image
 from processes import run_two
 
-from experiments import inversion, invert, photos, search, worklist
-from experiments.inversion import Config
-from fxjax import align, metrics, pivotal
-from fxjax import invert as core
+from experiments import invert
+from fxjax import metrics
 from fxjax.checkpoint import flatten, save_model
+from fxjax.codes import invert as core
+from fxjax.codes import pivotal
+from fxjax.faces import align
 from fxjax.images import load_image, save_image, to_uint8
 from fxjax.nn.generator import codes, synthesize
 from fxjax.nn.stylegan2 import StyleGAN2
 from fxjax.nn.vgg16 import VGG16
+from fxjax.runs import descent, inversion, photos, worklist
+from fxjax.runs.inversion import Config
 
 ARCHITECTURE: dict[str, Any] = {
     "resolution": 16, "widths": (8, 8, 8), "dim": 16, "latent": 16, "mapping_layers": 2,
@@ -369,7 +372,7 @@ def test_nothing_is_compiled_after_the_first_batch(home, tmp_path):
     sizes = []
     for _ in range(3):
         targets = np.zeros((2, 16, 16, 3), np.uint8)
-        entry = search.Entry("photo.png", "photo")
+        entry = descent.Entry("photo.png", "photo")
         runner.run([entry], targets, tmp_path / "place.npz", lambda share, loss: None)
         sizes.append(advance._cache_size() - begun)
     assert sizes == [1, 1, 1]
@@ -594,7 +597,7 @@ def test_moved_noise_images_are_kept_and_draw_the_picture_again(home, tmp_path):
 
 
 def test_lbfgs_on_two_devices(home, tmp_path):
-    """That its codes are those of one device is tested with fxjax.invert.advance."""
+    """That its codes are those of one device is tested with fxjax.codes.invert.advance."""
     settings = config(home, tmp_path, optimizer="lbfgs", steps=5, devices=2)
     runner = inversion.prepare(settings)
     assert (runner.models.mesh.size, runner.settings.optimizer) == (2, "lbfgs")

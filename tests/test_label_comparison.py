@@ -9,18 +9,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import (
-    compare_label_systems,
-    label_comparison,
-    label_data,
-    label_table,
-    label_transfers,
-    label_truth,
-)
-from experiments.label_comparison import Trained
-from experiments.label_data import Labelled
-from fxjax import mix, train_labels
+from experiments import compare_label_systems
+from fxjax.codes import mix
 from fxjax.images import load_image, save_image
+from fxjax.labels import comparison, label_data, label_table, label_truth, networks, transfers
+from fxjax.labels.comparison import Trained
+from fxjax.labels.label_data import Labelled
 from fxjax.nn.fader import Classifier, Fader
 from fxjax.nn.liu_jin import LiuJin
 
@@ -31,30 +25,30 @@ FOUR = ("a", "b", "c", "d")
 def test_multiply_accumulates_are_those_of_the_architectures():
     fader = nnx.eval_shape(lambda: Fader(256, FOUR, rngs=nnx.Rngs(0)))
     folded = nnx.eval_shape(lambda: LiuJin(256, FOUR, rngs=nnx.Rngs(0)))
-    assert label_comparison.multiply_accumulates(fader) == pytest.approx(1.278e9, rel=1e-3)
-    assert label_comparison.multiply_accumulates(folded) == pytest.approx(1.002e9, rel=1e-3)
-    assert label_comparison.parameters(folded) == 7_897_007
+    assert comparison.multiply_accumulates(fader) == pytest.approx(1.278e9, rel=1e-3)
+    assert comparison.multiply_accumulates(folded) == pytest.approx(1.002e9, rel=1e-3)
+    assert comparison.parameters(folded) == 7_897_007
 
 
 def run_of(losses: list[float], seconds: float) -> Trained:
-    settings = train_labels.Settings(size=16)
+    settings = networks.Settings(size=16)
     return Trained(settings, None, [seconds] * len(losses), losses, 1.0)  # pyright: ignore
 
 
 def test_time_to_a_loss_is_where_the_smoothed_curve_gets():
     losses = list(np.linspace(2, 0, 101))
-    assert label_comparison.smoothed(losses)[50] == pytest.approx(np.mean(losses[31:51]))
+    assert comparison.smoothed(losses)[50] == pytest.approx(np.mean(losses[31:51]))
     slow, fast = run_of(losses, 2.0), run_of(losses, 1.0)
     wanted = next(k for k in range(19, 101) if np.mean(losses[k - 19 : k + 1]) <= 1.0)
-    assert label_comparison.seconds_to(fast, 1.0) == wanted + 1
-    assert label_comparison.seconds_to(slow, 1.0) == 2 * (wanted + 1)
-    assert math.isnan(label_comparison.seconds_to(slow, 0.01))
+    assert comparison.seconds_to(fast, 1.0) == wanted + 1
+    assert comparison.seconds_to(slow, 1.0) == 2 * (wanted + 1)
+    assert math.isnan(comparison.seconds_to(slow, 0.01))
 
 
 def test_balanced_accuracy_weighs_expressions_alike():
     classes = np.array([0] * 9 + [1])
-    assert label_comparison.balanced_accuracy(np.zeros(10), classes) == 0.5
-    assert label_comparison.balanced_accuracy(classes, classes) == 1.0
+    assert comparison.balanced_accuracy(np.zeros(10), classes) == 0.5
+    assert comparison.balanced_accuracy(classes, classes) == 1.0
 
 
 def bright(count: int) -> Labelled:
@@ -68,11 +62,11 @@ def bright(count: int) -> Labelled:
 def test_fresh_classifiers_learn_what_is_there():
     faces = bright(64)
     judge = Classifier(16, faces.expressions, base=4, most=8, rngs=nnx.Rngs(0))
-    judge = label_comparison.fit(judge, faces.pictures, faces, steps=60, batch=16)
+    judge = comparison.fit(judge, faces.pictures, faces, steps=60, batch=16)
     later = bright(40)
     scores = judge(jnp.asarray(later.pictures.astype(np.float32) / 127.5 - 1))
     found = np.asarray(jnp.argmax(scores, axis=1))
-    assert label_comparison.balanced_accuracy(found, later.classes) > 0.9
+    assert comparison.balanced_accuracy(found, later.classes) > 0.9
 
 
 def test_command_writes_the_table(tmp_path, capsys):
@@ -120,7 +114,7 @@ def test_truth_is_what_differs_in_the_expression_alone(tmp_path):
         save_image(tmp_path / "faces" / f"{k:02}.png", picture)
         rows.append(f"{k:02}.png,p{k // 2},{faces.expressions[k % 2]}")
     (tmp_path / "t.csv").write_text("\n".join(rows))
-    settings = train_labels.Settings(size=16, expressions="dark,light")
+    settings = networks.Settings(size=16, expressions="dark,light")
     truth = label_truth.read(tmp_path / "faces", tmp_path / "t.csv", settings)
     apart = [k for k in range(40) if label_data.is_apart(f"p{k}")]
     assert len(truth.wanted) == 2 * len(apart) > 0
@@ -132,7 +126,7 @@ def test_truth_is_what_differs_in_the_expression_alone(tmp_path):
         assert here // 2 == there // 2
         assert here // 2 in apart
         assert there % 2 == kind
-    other = train_labels.Settings(size=16, expressions="dark,blue")
+    other = networks.Settings(size=16, expressions="dark,blue")
     with pytest.raises(ValueError, match="no held-back person with two of dark, blue"):
         label_truth.read(tmp_path / "faces", tmp_path / "t.csv", other)
 
@@ -148,14 +142,14 @@ def test_system_a_takes_the_drivers_expression_on_the_same_faces(root, tmp_path)
     names = sorted((root / "fxjax" / "zoo" / "faces" / "samples").glob("*.png"))[:3]
     samples = np.stack([load_image(name) for name in names])
     noise = RANDOM.integers(0, 255, samples[:1].shape, np.uint8)
-    places = label_transfers.located(np.concatenate([samples, noise]))
+    places = transfers.located(np.concatenate([samples, noise]))
     assert [place is None for place in places] == [False] * 3 + [True]
     found = [place for place in places if place is not None]
     held = Labelled(samples, np.array([0, 1, 1]), ("first", "second"), np.full(3, -1))
-    engine = label_transfers.engine_of("faces", 128, 3)
+    engine = transfers.engine_of("faces", 128, 3)
     engine.settings = dataclasses.replace(engine.settings, steps=4, rows=((3,),))
     engine.groups = ((3,),)
-    every = label_transfers.changed(engine, found, held)
+    every = transfers.changed(engine, found, held)
     assert every.shape == (3, 2, 128, 128, 3)
     codes = engine.encode(found).code
     plain = np.asarray(engine.draw(codes))
@@ -167,9 +161,9 @@ def test_system_a_takes_the_drivers_expression_on_the_same_faces(root, tmp_path)
         nearest = min(np.abs(every[k, 1 - kind] - picture).max() for picture in both)
         assert nearest < 1e-4
     with pytest.raises(ValueError, match="no held-back face shows second, to drive"):
-        label_transfers.changed(engine, found[:1], held.take(np.array([0])))
+        transfers.changed(engine, found[:1], held.take(np.array([0])))
     with pytest.raises(ValueError, match="draws 128 px in colour; --size=32"):
-        label_transfers.engine_of("faces", 32, 3)
+        transfers.engine_of("faces", 32, 3)
     rows = label_table.as_rows({"liu_jin": {"PSNR": 2.0}, "fader": {"PSNR": 1.0}})
     assert rows == [list(label_table.HEAD), ["PSNR", "2", "1", "+100.0 %", "better"]]
     third = {"liu_jin": {"GMAC": 2.0}, "fader": {"GMAC": 4.0}, label_table.MASKS: {"PSNR": 3.0}}

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 import fxjax
-from experiments import label_data, label_faces, pasted_faces, picture_zip, smile_samples
-from experiments.label_faces import Config
-from experiments.smile_samples import Limits
-from fxjax import data
+from experiments.making import label_faces, pasted_faces
+from experiments.making.label_faces import Config
+from fxjax.codes import smile_samples
+from fxjax.codes.smile_samples import Limits
+from fxjax.labels import label_data
+from fxjax.training import data, picture_zip
 
 RANDOM = np.random.default_rng(0)
 HALF = label_data.Thresholds(35.0, 65.0)

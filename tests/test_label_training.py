@@ -15,12 +15,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 from trainingruns import one_device
 
 import fxjax
-from experiments import label_data, label_training, presets
-from fxjax import checkpoint, sharding, train_labels
+from fxjax import checkpoint, presets, sharding
+from fxjax.labels import label_data, networks, training
 from fxjax.nn.liu_jin import LiuJin
 
 RANDOM = np.random.default_rng(0)
-SMOKE = label_training.PRESETS["smoke"]
+SMOKE = training.PRESETS["smoke"]
 NAMED = dataclasses.replace(SMOKE, expressions="happiness,neutral")
 HALF = label_data.Thresholds(35.0, 65.0)
 
@@ -45,9 +45,9 @@ def faces(tmp_path_factory) -> pathlib.Path:
     return folder
 
 
-def options(faces: pathlib.Path, out: pathlib.Path) -> label_training.Run:
+def options(faces: pathlib.Path, out: pathlib.Path) -> training.Run:
     table = str(faces.parent / "faces.csv")
-    return label_training.Run(
+    return training.Run(
         data=str(faces), table=table, out=str(out), report_every=10, sample_kimg=0.2, least=2
     )
 
@@ -140,13 +140,11 @@ def test_grey_pictures_want_a_grey_model(tmp_path):
 # The step.
 
 
-def data(count: int = 24, channels: int = 3) -> train_labels.Data:
+def data(count: int = 24, channels: int = 3) -> networks.Data:
     pixels = RANDOM.integers(0, 256, (count, 16, 16, channels), np.uint8)
     classes = (np.arange(count) % 2).astype(np.int32)
     no_partners = jnp.full((count, 2), -1)
-    return train_labels.Data(
-        jnp.asarray(pixels), jnp.asarray(classes), jnp.ones(count), no_partners
-    )
+    return networks.Data(jnp.asarray(pixels), jnp.asarray(classes), jnp.ones(count), no_partners)
 
 
 def test_expressions_are_drawn_by_weight():
@@ -154,11 +152,11 @@ def test_expressions_are_drawn_by_weight():
     faces = data(10)._replace(classes=classes, weights=jnp.asarray([1 / 9] * 9 + [1.0]))
     settings = dataclasses.replace(NAMED, batch=4096)
     split = NamedSharding(one_device(), PartitionSpec("batch"))
-    draw = jax.jit(lambda key: train_labels._chosen(settings, split, key, faces))
+    draw = jax.jit(lambda key: networks._chosen(settings, split, key, faces))
     chosen, mirrored = draw(jax.random.key(0))
     assert jnp.mean(faces.classes[chosen]) == pytest.approx(0.5, abs=0.03)
     assert jnp.mean(mirrored) == pytest.approx(0.5, abs=0.03)
-    pictures = train_labels._pictures(faces, chosen[:8], mirrored[:8])
+    pictures = networks._pictures(faces, chosen[:8], mirrored[:8])
     for picture, number, turned in zip(pictures, chosen, mirrored, strict=False):
         wanted = fxjax.images.from_uint8(faces.pictures[number])
         np.testing.assert_array_equal(picture, wanted[:, ::-1] if turned else wanted)
@@ -191,8 +189,8 @@ def test_known_answers_teach_the_change():
     partners[::2, 1], partners[1::2, 0] = np.arange(1, 24, 2), np.arange(0, 24, 2)
     faces = faces._replace(pictures=pixels, partners=jnp.asarray(partners))
     settings = dataclasses.replace(NAMED, paired=1.0, rate=0.005, kimg=4.0, classifier=False)
-    state = train_labels.fresh(settings)
-    step = train_labels.compiled(settings, one_device(), state, faces)
+    state = networks.fresh(settings)
+    step = networks.compiled(settings, one_device(), state, faces)
     errors = []
     for _ in range(60):
         state, metrics = step(state, faces)
@@ -201,21 +199,21 @@ def test_known_answers_teach_the_change():
 
 
 def test_schedules():
-    weight = lambda images: float(train_labels.adversary(NAMED, jnp.int32(images)))
+    weight = lambda images: float(networks.adversary(NAMED, jnp.int32(images)))
     assert weight(0) == 0
     assert weight(64) == pytest.approx(0.05)  # halfway through the first 0.32 of 400 pictures
     assert weight(128) == weight(400) == pytest.approx(0.1)
-    rate = lambda images: float(train_labels.rate(NAMED, jnp.int32(images)))
+    rate = lambda images: float(networks.rate(NAMED, jnp.int32(images)))
     assert rate(0) == rate(320) == pytest.approx(0.0005)
     assert rate(360) == pytest.approx(0.00025)
     assert rate(400) == 0
 
 
 def test_moves_are_adam_and_leave_averages_alone():
-    state = train_labels.fresh(NAMED)
+    state = networks.fresh(NAMED)
     latent = state.networks["latent"]
     slopes = jax.tree.map(lambda a: jnp.full_like(a, 1e-3), latent)
-    moved, _ = train_labels.moved(latent, slopes, state.moments["latent"], jnp.float32(0.01))
+    moved, _ = networks.moved(latent, slopes, state.moments["latent"], jnp.float32(0.01))
     change = moved.score.kernel[...] - latent.score.kernel[...]
     np.testing.assert_allclose(change, -0.01, rtol=1e-3)  # Adam's first step is the rate
 
@@ -224,10 +222,10 @@ def test_moves_are_adam_and_leave_averages_alone():
 def test_step_learns_only_its_own_part(model):
     """The weights that move, the averages that follow, and the losses that are told."""
     settings = dataclasses.replace(NAMED, model=model, sharpness=0.1)
-    state, faces = train_labels.fresh(settings), data()
+    state, faces = networks.fresh(settings), data()
     assert set(state.networks) == {"encoder", "decoder", "latent", "classifier", "patches"}
     before = {k: checkpoint.flatten(jax.tree.map(jnp.copy, n)) for k, n in state.networks.items()}
-    step = train_labels.compiled(settings, one_device(), state, faces)
+    step = networks.compiled(settings, one_device(), state, faces)
     state, metrics = step(state, faces)
     assert not any(leaf.weak_type for leaf in jax.tree.leaves((state, metrics)))
     assert int(state.images) == 8
@@ -239,7 +237,7 @@ def test_step_learns_only_its_own_part(model):
             assert np.abs(array - before[part][name]).max() > 0, f"{part}/{name}"
     for _ in range(3):
         state, metrics = step(state, faces)
-    assert type(train_labels.autoencoder(settings, state)) is train_labels.MODELS[model]
+    assert type(networks.autoencoder(settings, state)) is networks.MODELS[model]
     names = {"reconstruction", "latent", "leak", "fooling", "sharp", "patches", "named"}
     assert names <= metrics.keys()
     assert all(np.isfinite(float(value)) for value in metrics.values())
@@ -248,10 +246,10 @@ def test_step_learns_only_its_own_part(model):
 def test_rebuilding_gets_better():
     """A hundred steps on eight pictures halve the loss."""
     settings = dataclasses.replace(NAMED, kimg=0.8, rate=0.002, mirror=False, classifier=False)
-    state, faces = train_labels.fresh(settings), data(8)
+    state, faces = networks.fresh(settings), data(8)
     smooth = np.stack([cv2.GaussianBlur(np.asarray(p), (0, 0), 4) for p in faces.pictures])
     faces = faces._replace(pictures=jnp.asarray(smooth))
-    step = train_labels.compiled(settings, one_device(), state, faces)
+    step = networks.compiled(settings, one_device(), state, faces)
     losses = []
     for _ in range(100):
         state, metrics = step(state, faces)
@@ -264,9 +262,9 @@ def test_four_devices_are_one_device():
     ends, faces = [], data()
     settings = dataclasses.replace(NAMED, dropout=0.0)
     for mesh in (one_device(), sharding.mesh()):
-        state = sharding.replicate(train_labels.fresh(settings), mesh)
+        state = sharding.replicate(networks.fresh(settings), mesh)
         here = sharding.replicate(faces, mesh)
-        step = train_labels.compiled(settings, mesh, state, here)
+        step = networks.compiled(settings, mesh, state, here)
         state, metrics = step(state, here)
         ends.append(jax.tree.map(np.asarray, (state.networks, state.moments, metrics)))
     for path, one, four in trainingruns.pairs(*ends):
@@ -280,8 +278,8 @@ def test_a_larger_model_grows_from_a_smaller_one():
     """All layers but the outermost are the smaller model's, to the bit."""
     small = dataclasses.replace(NAMED, size=32, seed=5)
     large = dataclasses.replace(NAMED, size=64, base=2)
-    old = train_labels.autoencoder(small, train_labels.fresh(small))
-    grown, plain = train_labels.grown(large, old), train_labels.fresh(large)
+    old = networks.autoencoder(small, networks.fresh(small))
+    grown, plain = networks.grown(large, old), networks.fresh(large)
 
     def kernels(part) -> list[np.ndarray]:
         return [np.asarray(conv.kernel[...]) for conv in part.convs]
@@ -297,15 +295,15 @@ def test_a_larger_model_grows_from_a_smaller_one():
         np.testing.assert_array_equal(one, other)
 
     with pytest.raises(ValueError, match="cannot start from a LiuJin of 32 px, zoom 1"):
-        train_labels.grown(dataclasses.replace(large, zoom=2), old)
+        networks.grown(dataclasses.replace(large, zoom=2), old)
     with pytest.raises(ValueError, match="0 of its kernels fit"):
-        train_labels.grown(dataclasses.replace(large, base=16, most=16), old)
+        networks.grown(dataclasses.replace(large, base=16, most=16), old)
 
 
 def test_batches_that_do_not_divide_are_refused():
     settings, faces = dataclasses.replace(NAMED, batch=6), data()
     with pytest.raises(ValueError, match="a batch of 6 cannot be split over 4 devices"):
-        train_labels.compiled(settings, sharding.mesh(), train_labels.fresh(settings), faces)
+        networks.compiled(settings, sharding.mesh(), networks.fresh(settings), faces)
 
 
 # The whole command.
@@ -314,12 +312,12 @@ def test_batches_that_do_not_divide_are_refused():
 @pytest.fixture(scope="module")
 def whole_run(faces, tmp_path_factory) -> pathlib.Path:
     out = tmp_path_factory.mktemp("whole")
-    label_training.run(options(faces, out), SMOKE)
+    training.run(options(faces, out), SMOKE)
     return out
 
 
 def saved(out: pathlib.Path) -> dict[str, np.ndarray]:
-    return trainingruns.saved(out, NAMED, lambda: train_labels.fresh(NAMED))
+    return trainingruns.saved(out, NAMED, lambda: networks.fresh(NAMED))
 
 
 def test_smoke_trains(whole_run):
@@ -355,7 +353,7 @@ def test_killed_run_goes_on_bit_for_bit(whole_run, faces, tmp_path):
     out = tmp_path / "killed"
     line = ["experiments.train_label_transfer", f"--data={faces}", "--least=2", "--model=liu_jin"]
     trainingruns.kill([*line, f"--table={faces.parent / 'faces.csv'}"], out)
-    label_training.run(options(faces, out), SMOKE)
+    training.run(options(faces, out), SMOKE)
     for name, array, wanted in trainingruns.pairs(saved(out), saved(whole_run)):
         np.testing.assert_array_equal(array, wanted, err_msg=name)
 
@@ -363,18 +361,18 @@ def test_killed_run_goes_on_bit_for_bit(whole_run, faces, tmp_path):
 def test_other_settings_do_not_go_on(whole_run, faces):
     other = dataclasses.replace(SMOKE, rate=0.1)
     with pytest.raises(ValueError, match=r"was trained with rate 0\.0005 instead of 0\.1"):
-        label_training.run(options(faces, whole_run), other)
+        training.run(options(faces, whole_run), other)
 
 
 def test_broken_losses_end_the_run(faces, tmp_path):
     wild = dataclasses.replace(SMOKE, rate=1e30)
     with pytest.raises(ValueError, match="a loss is not finite from step"):
-        label_training.run(options(faces, tmp_path), wild)
+        training.run(options(faces, tmp_path), wild)
     assert not (tmp_path / "checkpoints").exists()
 
 
 def test_signals_stop_and_save(faces, tmp_path, monkeypatch):
-    compiled = train_labels.compiled
+    compiled = networks.compiled
 
     def interrupted(*given):
         step = compiled(*given)
@@ -386,9 +384,9 @@ def test_signals_stop_and_save(faces, tmp_path, monkeypatch):
 
         return stepped
 
-    monkeypatch.setattr(train_labels, "compiled", interrupted)
+    monkeypatch.setattr(networks, "compiled", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        label_training.run(options(faces, tmp_path), SMOKE)
+        training.run(options(faces, tmp_path), SMOKE)
     assert saved(tmp_path)[".images"] == 88
     assert (tmp_path / "export" / "model.json").exists()
 
@@ -396,7 +394,7 @@ def test_signals_stop_and_save(faces, tmp_path, monkeypatch):
 def test_presets_are_flags():
     assert presets.chosen_preset(["--preset=smoke", "--model=fader"], "label64") == "smoke"
     assert presets.chosen_preset(["--model=fader"], "label64") == "label64"
-    command = functools.partial(presets.command, label_training.Run, label_training.PRESETS)
+    command = functools.partial(presets.command, training.Run, training.PRESETS)
     fields = {field.name: field.default for field in dataclasses.fields(command("label128"))}
     assert fields["size"] == 128
     assert fields["dtype"] == "bfloat16"

@@ -15,13 +15,14 @@ from expressions import ASTRONAUT
 from flax import nnx
 
 import fxjax
-from experiments import landmark_faces, train_landmarks
-from fxjax import align, checkpoint, detect, expression
-from fxjax import train_landmarks as training
-from fxjax.faces import reader
+from experiments import train_landmarks
+from experiments.making import landmark_faces
+from fxjax import checkpoint
+from fxjax.faces import align, detect, expression, reader
 from fxjax.images import save_image
 from fxjax.nn.landmarks import Landmarks
-from fxjax.train_landmarks import Faces, Settings
+from fxjax.training import landmarker as training
+from fxjax.training.landmarker import Faces, Settings
 
 SMOKE = train_landmarks.PRESETS["smoke"]
 
@@ -118,7 +119,7 @@ def test_views_carry_their_landmarks():
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory, shared) -> str:
-    """Some labelled faces, as `experiments.landmark_faces` writes them."""
+    """Some labelled faces, as `experiments.making.landmark_faces` writes them."""
     folder = tmp_path_factory.mktemp("faces")
     for number, name in enumerate(("adriano-espaillat", "alma-adams", "betty-mccollum")):
         save_image(folder / "in" / f"{number}.png", fxjax.images.load_image(

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from experiments.launch import Process, launch, parse
+from fxjax.cli import Process, launch, parse
 
 
 @dataclasses.dataclass(frozen=True)

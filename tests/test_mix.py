@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from fxjax import mix
+from fxjax.codes import mix
 from fxjax.losses import shrink
 from fxjax.nn import generator as gen
 from fxjax.nn.stylegan1 import StyleGAN1

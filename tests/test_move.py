@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 import skimage.data
 
-from fxjax import align
-from fxjax.detect import Detector
-from fxjax.faces import folds, goal, move
+from fxjax.faces import align, folds, goal, move
+from fxjax.faces.detect import Detector
 
 SIZE = 256
 

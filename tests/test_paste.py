@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import skimage.data
 
-from fxjax.align import transform
-from fxjax.detect import Detector
-from fxjax.paste import Region, paste
+from fxjax.faces.align import transform
+from fxjax.faces.detect import Detector
+from fxjax.faces.paste import Region, paste
 
 REGIONS = typing.get_args(Region)
 

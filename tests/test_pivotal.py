@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from fxjax import invert, losses, pivotal, sharding
+from fxjax import losses, sharding
 from fxjax.checkpoint import flatten
+from fxjax.codes import invert, pivotal
 from fxjax.nn.generator import synthesize
 from fxjax.nn.stylegan1 import StyleGAN1
 from fxjax.nn.stylegan2 import StyleGAN2

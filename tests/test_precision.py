@@ -11,7 +11,8 @@ from expressions import ASTRONAUT
 from facemodels import save_models
 from jax import lax
 
-from fxjax import invert, pivotal, search, sharding
+from fxjax import sharding
+from fxjax.codes import invert, pivotal, search
 from fxjax.engine import Engine
 from fxjax.nn import ops
 from fxjax.transfer_types import Settings

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from fxjax import invert, losses, whiten
-from fxjax.codes import refine
+from fxjax import losses
+from fxjax.codes import invert, refine, whiten
 from fxjax.nn.layers import Average
 from fxjax.nn.statistics import Statistics
 from fxjax.nn.stylegan2 import StyleGAN2

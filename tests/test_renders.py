@@ -7,9 +7,11 @@ import cv2
 import numpy as np
 import pytest
 
-from experiments import render_faces, renders, smile_samples
-from experiments.render_faces import Config
-from fxjax import align, data, detect
+from experiments.making import render_faces, renders
+from experiments.making.render_faces import Config
+from fxjax.codes import smile_samples
+from fxjax.faces import align, detect
+from fxjax.training import data
 
 READ = (3, 5, 8, 100)  # people whose faces dlib looks at
 

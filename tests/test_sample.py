@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import sample, seeds
+from experiments import sample
 from experiments.sample import Config
 from fxjax.checkpoint import flatten, save_model
+from fxjax.codes import seeds
 from fxjax.images import load_image, to_uint8
 from fxjax.nn.generator import codes, synthesize
 from fxjax.nn.stylegan2 import StyleGAN2

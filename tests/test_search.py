@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from fxjax import losses, mix, search, sharding
+from fxjax import losses, sharding
 from fxjax import score as scoring
+from fxjax.codes import mix, search
 from fxjax.nn import generator as gen
 from fxjax.nn.stylegan1 import StyleGAN1
 from fxjax.nn.stylegan2 import StyleGAN2

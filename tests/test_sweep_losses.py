@@ -19,17 +19,19 @@ import skimage.data
 from flax import nnx
 from PIL import Image
 
-from experiments import inversion, launch, loss_measures, loss_page, loss_runs, sweep_losses
-from experiments.loss_measures import MEASURES, PAPER, Judge, Result
-from experiments.loss_runs import Config
-from fxjax import align, detect, losses, metrics
-from fxjax import invert as core
+from experiments import sweep_losses
+from fxjax import cli, losses, metrics
 from fxjax.checkpoint import flatten, save_model
+from fxjax.codes import invert as core
+from fxjax.faces import align, detect
 from fxjax.images import from_uint8, load_image, save_image, to_uint8
 from fxjax.nn.generator import codes, synthesize
 from fxjax.nn.lpips import Heads
 from fxjax.nn.stylegan2 import StyleGAN2
 from fxjax.nn.vgg16 import VGG16
+from fxjax.runs import inversion, loss_measures, loss_page, loss_runs
+from fxjax.runs.loss_measures import MEASURES, PAPER, Judge, Result
+from fxjax.runs.loss_runs import Config
 
 SCALING: dict[str, Any] = {"mean": (0.0,) * 3, "deviation": (1.0,) * 3, "bgr": False}
 SMALL: dict[str, Any] = {
@@ -417,7 +419,7 @@ def test_bad_settings_are_one_line(home, tmp_path, changes, error):
 
 def test_defaults_are_those_of_the_inversion(home, tmp_path):
     needed = ["--model=m", "--features=f", "--images=i", "--out=o"]
-    given, _ = launch.parse(Config, needed)
+    given, _ = cli.parse(Config, needed)
     assert given == Config("m", "f", "i", "o")
     assert given.layers == ()
     single = loss_runs.inversion_of(given, "block2_conv1")

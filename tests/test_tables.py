@@ -6,8 +6,10 @@ import unicodedata
 import numpy as np
 import pytest
 
-from experiments import batch, photos, transfer_batch
-from fxjax import data, tables
+from experiments import transfer_batch
+from fxjax import tables
+from fxjax.runs import batch, photos
+from fxjax.training import data
 
 LINES = "filename,training_weight\n0.png,1\n1.png,0.5\n2.png,0\n"
 NAMES = ["0.png", "1.png", "2.png"]

@@ -23,10 +23,10 @@ from processes import run_two
 from trainingruns import one_device
 
 import fxjax
-from experiments import presets, training
-from fxjax import checkpoint, objective, sharding, snapshot, train, train_state
+from fxjax import checkpoint, presets, sharding
 from fxjax.nn.layers import Average, Noise
 from fxjax.nn.stylegan2 import StyleGAN2, StyleGAN2Discriminator
+from fxjax.training import gan, gan_run, objective, snapshot, train_state
 
 RANDOM = np.random.default_rng(0)
 TINY = train_state.Settings(
@@ -162,7 +162,7 @@ def test_pictures_are_drawn_by_weight():
     state = train_state.begin(settings, *train_state.networks(TINY))
     pictures = train_state.Data(jnp.asarray(pixels), jnp.asarray([1.0, 0.0, 1 / 6, 1.0]))
     split = jax.sharding.NamedSharding(one_device(), jax.sharding.PartitionSpec("batch"))
-    draw = jax.jit(functools.partial(train._augmented_reals, settings, split))
+    draw = jax.jit(functools.partial(gan._augmented_reals, settings, split))
     real = draw(jax.random.key(0), state, pictures)
     levels, counts = np.unique(np.asarray(real[:, 0, 0, 0]), return_counts=True)
     np.testing.assert_allclose(levels, np.asarray([0, 120, 180]) / 127.5 - 1, atol=1e-6)
@@ -173,7 +173,7 @@ def test_the_first_path_lengths_start_their_mean():
     """From a mean of 0 the penalty would pull all lengths to 0 for thousands of steps."""
     split = jax.sharding.NamedSharding(one_device(), jax.sharding.PartitionSpec("batch"))
     pixels = train_state.Data(jnp.zeros((1, 8, 8, 3), jnp.uint8), jnp.ones(1))
-    step = jax.jit(functools.partial(train.regularize_generator, TINY, split))
+    step = jax.jit(functools.partial(gan.regularize_generator, TINY, split))
     state, first = step(train_state.fresh(TINY), pixels)
     assert float(first["path_mean"]) > 0
     codes = objective.mixed_codes(state.generator, jax.random.key(0), 64, 0.9)
@@ -185,12 +185,12 @@ def test_the_first_path_lengths_start_their_mean():
 
 def test_batches_that_do_not_divide_are_refused():
     with pytest.raises(ValueError, match="a batch of 6 cannot be split"):
-        train.compiled(dataclasses.replace(TINY, batch=6), one_device(), 8)
+        gan.compiled(dataclasses.replace(TINY, batch=6), one_device(), 8)
 
 
 # The whole command, on the preset `smoke`.
 
-SMOKE = training.PRESETS["smoke"]
+SMOKE = gan_run.PRESETS["smoke"]
 
 
 @pytest.fixture(scope="module")
@@ -207,8 +207,8 @@ def pictures_folder(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="module")
 def once():
     """Lets all runs of this module share their compiled steps: they are of equal shapes."""
-    keep: dict[tuple[train_state.Settings, int], train.Programs] = {}
-    compile_steps = train.compiled
+    keep: dict[tuple[train_state.Settings, int], gan.Programs] = {}
+    compile_steps = gan.compiled
 
     def compiled(settings, mesh, pictures):
         if (settings, mesh.size) not in keep:
@@ -216,19 +216,19 @@ def once():
         return keep[settings, mesh.size]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "compiled", compiled)
+        patch.setattr(gan, "compiled", compiled)
         yield
 
 
-def options(data: pathlib.Path, out: pathlib.Path, **changes) -> training.Run:
+def options(data: pathlib.Path, out: pathlib.Path, **changes) -> gan_run.Run:
     quiet = {"report_every": 10, "sample_kimg": 0.2}
-    return training.Run(data=str(data), out=str(out), **(quiet | changes))
+    return gan_run.Run(data=str(data), out=str(out), **(quiet | changes))
 
 
 @pytest.fixture(scope="module")
 def whole_run(pictures_folder, once, tmp_path_factory) -> pathlib.Path:
     out = tmp_path_factory.mktemp("whole")
-    training.run(options(pictures_folder, out), SMOKE)
+    gan_run.run(options(pictures_folder, out), SMOKE)
     return out
 
 
@@ -287,9 +287,9 @@ def test_export_is_the_average_and_goes_on(whole_run, pictures_folder, once, tmp
     longer = dataclasses.replace(SMOKE, kimg=0.408)
     again = options(pictures_folder, tmp_path / "b", start_from=str(whole_run / "export"))
     with pytest.MonkeyPatch.context() as patch:
-        steps = train.compiled(SMOKE, sharding.mesh(), 24)
-        patch.setattr(train, "compiled", lambda *_: steps)
-        training.run(again, longer)
+        steps = gan.compiled(SMOKE, sharding.mesh(), 24)
+        patch.setattr(gan, "compiled", lambda *_: steps)
+        gan_run.run(again, longer)
     assert (tmp_path / "b" / "checkpoints" / "0000000408").exists()
 
 
@@ -297,7 +297,7 @@ def test_killed_run_goes_on_bit_for_bit(whole_run, pictures_folder, once, tmp_pa
     """SIGKILL in the middle, then the same command: every array equals the unbroken run's."""
     out = tmp_path / "killed"
     trainingruns.kill(["experiments.train_generator", f"--data={pictures_folder}"], out)
-    training.run(options(pictures_folder, out), SMOKE)
+    gan_run.run(options(pictures_folder, out), SMOKE)
     for name, array, wanted in trainingruns.pairs(saved(out), saved(whole_run)):
         np.testing.assert_array_equal(array, wanted, err_msg=name)
 
@@ -310,7 +310,7 @@ def test_four_devices_are_one_device(once):
         weights = np.linspace(0, 1, 24, dtype=np.float32)
         pictures = sharding.replicate(train_state.Data(pixels, weights), mesh)  # pyright: ignore
         state = sharding.replicate(train_state.fresh(SMOKE), mesh)
-        programs = train.compiled(SMOKE, mesh, 24)
+        programs = gan.compiled(SMOKE, mesh, 24)
         assert programs.regularize_discriminator is not None
         assert programs.regularize_generator is not None
         for _ in range(3):
@@ -326,12 +326,12 @@ def test_four_devices_are_one_device(once):
 
 
 def test_stop_signal_saves_first(pictures_folder, once, tmp_path, monkeypatch):
-    draw = training._draw
+    draw = gan_run._draw
     monkeypatch.setattr(
-        training, "_draw", lambda *given: (draw(*given), os.kill(os.getpid(), signal.SIGTERM))[0]
+        gan_run, "_draw", lambda *given: (draw(*given), os.kill(os.getpid(), signal.SIGTERM))[0]
     )
     with pytest.raises(KeyboardInterrupt):
-        training.run(options(pictures_folder, tmp_path / "a"), SMOKE)
+        gan_run.run(options(pictures_folder, tmp_path / "a"), SMOKE)
     (stopped,) = (tmp_path / "a" / "checkpoints").iterdir()
     assert stopped.name == "0000000200"
     assert (tmp_path / "a" / "export" / "model.json").exists()
@@ -380,22 +380,22 @@ def test_broken_loss_stops_and_keeps_the_good(whole_run, pictures_folder, once, 
     shutil.rmtree(out / "checkpoints" / "0000000400")
     snapshot.save(out / "checkpoints", SMOKE, state)
     with pytest.raises(ValueError, match=r"not finite from step 21 \(image 168\)"):
-        training.run(options(pictures_folder, out), SMOKE)
+        gan_run.run(options(pictures_folder, out), SMOKE)
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["0000000160"]
 
 
 def test_another_runs_checkpoint_is_refused(whole_run, pictures_folder):
     other = dataclasses.replace(SMOKE, r1=7.0)
     with pytest.raises(ValueError, match=r"was trained with r1 0\.3 instead of 7\.0"):
-        training.run(options(pictures_folder, whole_run), other)
+        gan_run.run(options(pictures_folder, whole_run), other)
     wider = dataclasses.replace(SMOKE, width_most=8)
     with pytest.raises(ValueError, match="width_most 16 instead of 8"):
-        training.run(options(pictures_folder, whole_run), wider)
+        gan_run.run(options(pictures_folder, whole_run), wider)
 
 
 def test_fewer_pictures_than_the_batch(pictures_folder, tmp_path):
     with pytest.raises(ValueError, match=r"has 24 pictures to train on .* batch of 32"):
-        training.run(options(pictures_folder, tmp_path), dataclasses.replace(SMOKE, batch=32))
+        gan_run.run(options(pictures_folder, tmp_path), dataclasses.replace(SMOKE, batch=32))
 
 
 def test_bad_command_lines_end_in_one_line(tmp_path, root):
@@ -420,8 +420,8 @@ def test_presets_set_the_flags():
     assert chosen(["--out=a", "--preset", "faces64"]) == "faces64"
     assert chosen(["--preset=smoke"]) == "smoke"
     assert chosen([]) == "faces128"
-    for name, preset in training.PRESETS.items():
-        flags = presets.command(training.Run, training.PRESETS, name)
+    for name, preset in gan_run.PRESETS.items():
+        flags = presets.command(gan_run.Run, gan_run.PRESETS, name)
         defaults = {f.name: f.default for f in dataclasses.fields(flags)}
         assert defaults["preset"] == name
         assert dataclasses.asdict(preset).items() <= defaults.items()

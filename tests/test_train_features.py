@@ -17,9 +17,9 @@ import pytest
 import trainingruns
 
 import fxjax
-from experiments import feature_training, labelled_faces, presets
-from fxjax import checkpoint, train_features
-from fxjax.train_features import Faces, Settings
+from fxjax import checkpoint, presets
+from fxjax.training import face_features, feature_run, labelled_faces
+from fxjax.training.face_features import Faces, Settings
 
 RANDOM = np.random.default_rng(0)
 TINY = Settings(widths=(4, 4, 6, 6), size=16, batch=8, kviews=0.08, embedding=5)
@@ -48,14 +48,14 @@ def faces() -> Faces:
 @pytest.fixture(scope="module")
 def state(faces):
     """After a few steps, so that the averages are not where they began."""
-    state = train_features.fresh(TINY, 3)
+    state = face_features.fresh(TINY, 3)
     for _ in range(3):
-        state, _ = train_features.train_step(TINY, state, faces)
+        state, _ = face_features.train_step(TINY, state, faces)
     return state
 
 
 def test_mirrored_landmarks():
-    mirrored = np.asarray(train_features.MIRRORED)
+    mirrored = np.asarray(face_features.MIRRORED)
     assert sorted(mirrored) == list(range(68))
     assert (mirrored[mirrored] == np.arange(68)).all()
     middle = {8, 27, 28, 29, 30, 33, 51, 57, 62, 66}
@@ -66,7 +66,7 @@ def test_mirrored_landmarks_of_real_faces(shared):
     """The mean face is nearly its own mirror image, which only the right order keeps."""
     with np.load(shared / "data" / "omi" / "omi_train_landmarks.npz") as arrays:
         mean = arrays["landmarks"].mean(0) - 127.5
-    np.testing.assert_allclose(mean[[*train_features.MIRRORED]] * [-1, 1], mean, atol=4)
+    np.testing.assert_allclose(mean[[*face_features.MIRRORED]] * [-1, 1], mean, atol=4)
 
 
 def test_views_carry_their_landmarks():
@@ -86,9 +86,9 @@ def test_views_carry_their_landmarks():
         one,
     )
     chosen = jnp.zeros((32,), jnp.int32)
-    views, found = train_features.draw_views(settings, faces, chosen, jax.random.key(3))
-    placed = np.asarray(found).reshape(32, 68, 2)[:, 0] * train_features.SPREAD
-    placed = (placed + np.asarray(train_features.mean_face(faces))[0]) * 32 + 31.5
+    views, found = face_features.draw_views(settings, faces, chosen, jax.random.key(3))
+    placed = np.asarray(found).reshape(32, 68, 2)[:, 0] * face_features.SPREAD
+    placed = (placed + np.asarray(face_features.mean_face(faces))[0]) * 32 + 31.5
     inside = 0
     for view, (x, y) in zip(np.asarray(views), placed, strict=True):
         level = view.sum(-1) - np.median(view.sum(-1))
@@ -107,12 +107,12 @@ def test_views_carry_their_landmarks():
 
 
 def test_pairs_are_of_one_person(faces):
-    chosen = np.asarray(train_features.pairs(faces, jax.random.key(0), 200))
+    chosen = np.asarray(face_features.pairs(faces, jax.random.key(0), 200))
     people = np.asarray(faces.people)[chosen]
     assert (people[:100] == people[100:]).all()
     assert (chosen[:100] != chosen[100:]).any()  # the partner may be another picture
     rare = faces._replace(weights=faces.weights.at[0].set(0))
-    assert 0 not in np.asarray(train_features.pairs(rare, jax.random.key(0), 200))
+    assert 0 not in np.asarray(face_features.pairs(rare, jax.random.key(0), 200))
 
 
 def test_contrastive_is_its_formula():
@@ -126,7 +126,7 @@ def test_contrastive_is_its_formula():
         bottom = sum(np.exp(unit[i] @ unit[j] / 0.3) for j in others)
         same = [j for j in others if people[j] == people[i]]
         wanted -= np.mean([np.log(np.exp(unit[i] @ unit[p] / 0.3) / bottom) for p in same]) / 5
-    found = train_features.contrastive(
+    found = face_features.contrastive(
         jnp.asarray(embedding[kept], jnp.float32), jnp.asarray(people[kept], jnp.int32), 0.3
     )
     assert float(found) == pytest.approx(wanted, rel=1e-5)
@@ -135,9 +135,9 @@ def test_contrastive_is_its_formula():
 def test_unknown_labels_do_not_count():
     found, wanted = RANDOM.normal(size=(2, 4, 5)).astype(np.float32)
     known = np.array([True, False, True, False])
-    value = train_features.masked_square(*map(jnp.asarray, (found, wanted, known)))
+    value = face_features.masked_square(*map(jnp.asarray, (found, wanted, known)))
     assert float(value) == pytest.approx(np.square(found - wanted)[known].mean(), rel=1e-5)
-    none = train_features.masked_square(*map(jnp.asarray, (found, wanted, known & False)))
+    none = face_features.masked_square(*map(jnp.asarray, (found, wanted, known & False)))
     assert float(none) == 0
 
 
@@ -148,7 +148,7 @@ def test_folding_equals_batch_norm(state):
     wanted, statistics = network(views)
     for k, (mean, square) in enumerate(statistics):
         network.means[k][...], network.squares[k][...] = mean, square
-    trunk = train_features.folded(network)
+    trunk = face_features.folded(network)
     last = trunk.names[-1]
     found = network.heads(trunk(views, (last,))[last])
     for name in wanted:
@@ -164,24 +164,24 @@ def test_averages_follow_the_statistics(state, faces):
 
 def test_unit_squares_only_scale(state):
     """Each layer becomes the old one times a constant, with mean square 1 on these pictures."""
-    trunk = train_features.folded(state.network)
+    trunk = face_features.folded(state.network)
     pictures = jnp.asarray(RANDOM.uniform(-1, 1, (5, 16, 16, 3)), jnp.float32)
-    scaled, squares = train_features.unit_squares(trunk, pictures)
+    scaled, squares = face_features.unit_squares(trunk, pictures)
     names = [name for name in trunk.names if "conv" in name]
     assert list(squares) == names
     before, after = trunk(pictures, names), scaled(pictures, names)
     for name in names:
         np.testing.assert_allclose(after[name], before[name] * squares[name] ** -0.5, atol=1e-4)
         assert float(jnp.mean(jnp.square(after[name]))) == pytest.approx(1, rel=1e-4)
-    for conv in train_features.convolutions(trunk):
+    for conv in face_features.convolutions(trunk):
         conv.kernel[...], conv.bias[...] = conv.kernel[...] * 0, conv.bias[...] * 0
     with pytest.raises(ValueError, match=r"block1_conv1.*show nothing"):
-        train_features.unit_squares(trunk, pictures)
+        face_features.unit_squares(trunk, pictures)
 
 
 def test_random_features_keep_the_square():
     """He's variance keeps the mean square of what enters from layer to layer."""
-    trunk = train_features.random_features((64, 64, 64))
+    trunk = face_features.random_features((64, 64, 64))
     pictures = jnp.asarray(RANDOM.normal(size=(4, 32, 32, 3)), jnp.float32)
     layers = trunk(pictures, ("block1_conv1_linear", "block1_conv2", "block3_conv3"))
     inner = layers["block1_conv1_linear"][:, 4:-4, 4:-4]
@@ -194,9 +194,9 @@ def test_training_learns_and_repeats(faces):
     settings = dataclasses.replace(TINY, widths=(8, 8, 12, 12), kviews=2.4, rate=0.01)
     runs, parts = [], []
     for steps in (300, 20):
-        state = train_features.fresh(settings, 3)
+        state = face_features.fresh(settings, 3)
         for step in range(steps):
-            state, metrics = train_features.train_step(settings, state, faces)
+            state, metrics = face_features.train_step(settings, state, faces)
             parts.append([float(metrics[name]) for name in ("landmarks", "ratings", "person")])
             if step == 19:
                 runs.append(jax.tree.map(np.asarray, checkpoint.flatten(state.network)))
@@ -235,7 +235,7 @@ def files(tmp_path) -> dict[str, str]:
     }
 
 
-SMOKE = feature_training.PRESETS["smoke"]
+SMOKE = feature_run.PRESETS["smoke"]
 
 
 def read(files: dict[str, str]) -> tuple[Faces, Faces]:
@@ -255,13 +255,13 @@ def test_faces_are_read_and_split(files):
 
 def test_smoke_run_exports_and_resumes(files, monkeypatch, capsys):
     """Stopped in between and gone on with, a run ends with the same bits."""
-    whole = feature_training.Run(**files, report_every=5)
-    feature_training.run(whole, SMOKE)
+    whole = feature_run.Run(**files, report_every=5)
+    feature_run.run(whole, SMOKE)
     assert "finished after 160 views" in capsys.readouterr().out
     features = fxjax.load(f"{whole.out}/export")
     assert features.names[-1] == "block3_pool"
     faces, _ = read(files)
-    pictures = feature_training._whole(faces, 30)
+    pictures = feature_run._whole(faces, 30)
     found = features(pictures, ("block1_conv1", "block3_conv3"))
     for layer in found.values():  # float16 storage
         assert float(jnp.mean(jnp.square(layer))) == pytest.approx(1, rel=0.02)
@@ -270,7 +270,7 @@ def test_smoke_run_exports_and_resumes(files, monkeypatch, capsys):
     assert card["held_back"]["landmark_error"] > 0
 
     parts = dataclasses.replace(whole, out=files["out"] + "2")
-    step, steps = train_features.train_step, []
+    step, steps = face_features.train_step, []
 
     def interrupted(*arguments):
         steps.append(0)
@@ -278,14 +278,14 @@ def test_smoke_run_exports_and_resumes(files, monkeypatch, capsys):
             os.kill(os.getpid(), signal.SIGTERM)
         return step(*arguments)
 
-    monkeypatch.setattr(train_features, "train_step", interrupted)
+    monkeypatch.setattr(face_features, "train_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        feature_training.run(parts, SMOKE)
+        feature_run.run(parts, SMOKE)
     assert "stopped after 56 views" in capsys.readouterr().out
-    feature_training.run(parts, SMOKE)
+    feature_run.run(parts, SMOKE)
     assert len(steps) == 20
-    kept = feature_training.Kept(**dataclasses.asdict(SMOKE), ratings=1)
-    fresh = functools.partial(train_features.fresh, SMOKE, 1)
+    kept = feature_run.Kept(**dataclasses.asdict(SMOKE), ratings=1)
+    fresh = functools.partial(face_features.fresh, SMOKE, 1)
     one, other = (trainingruns.saved(out, kept, fresh) for out in (whole.out, parts.out))
     for name, array, again in trainingruns.pairs(one, other):
         np.testing.assert_array_equal(array, again, err_msg=name)
@@ -295,14 +295,14 @@ def test_smoke_run_exports_and_resumes(files, monkeypatch, capsys):
 
     other_settings = dataclasses.replace(SMOKE, rate=0.5)
     with pytest.raises(ValueError, match=r"rate 0\.002 instead of 0\.5"):
-        feature_training.run(whole, other_settings)
+        feature_run.run(whole, other_settings)
 
 
 def test_a_broken_loss_stops_and_keeps_the_checkpoint(files):
-    run = feature_training.Run(**files, report_every=5)
+    run = feature_run.Run(**files, report_every=5)
     wild = dataclasses.replace(SMOKE, rating_weight=float("nan"))
     with pytest.raises(ValueError, match="not finite from step 1"):
-        feature_training.run(run, wild)
+        feature_run.run(run, wild)
     assert not pathlib.Path(run.out, "checkpoints").exists()
     assert not pathlib.Path(run.out, "export").exists()
 
@@ -316,17 +316,17 @@ def test_a_broken_loss_stops_and_keeps_the_checkpoint(files):
 )
 def test_missing_files(files, change, message):
     with pytest.raises(FileNotFoundError, match=message):
-        feature_training.run(feature_training.Run(**(files | change)), SMOKE)
+        feature_run.run(feature_run.Run(**(files | change)), SMOKE)
 
 
 def test_bad_settings(files):
     with pytest.raises(ValueError, match="must be even"):
-        feature_training.run(feature_training.Run(**files), dataclasses.replace(SMOKE, batch=7))
+        feature_run.run(feature_run.Run(**files), dataclasses.replace(SMOKE, batch=7))
     with np.load(files["landmarks"]) as arrays:
         short = {name: arrays[name][:20] for name in arrays}
     np.savez(files["landmarks"], **short)
     with pytest.raises(ValueError, match="lacks 110 pictures, the first is base_0020"):
-        feature_training.run(feature_training.Run(**files), SMOKE)
+        feature_run.run(feature_run.Run(**files), SMOKE)
 
 
 def test_a_table_without_ratings(files, capsys):
@@ -337,7 +337,7 @@ def test_a_table_without_ratings(files, capsys):
         f"{r['filename']},{r['source_id']},base,{k % 2},{1 - k % 2}" for k, r in enumerate(rows)
     ]
     pathlib.Path(files["table"]).write_text("\n".join(lines))
-    feature_training.run(feature_training.Run(**files), SMOKE)
+    feature_run.run(feature_run.Run(**files), SMOKE)
     assert "no ratings" in capsys.readouterr().out
     card = json.loads(pathlib.Path(files["out"], "export", "model.json").read_text())
     assert list(card["held_back"]) == ["landmark_error"]
@@ -346,7 +346,7 @@ def test_a_table_without_ratings(files, capsys):
 def test_presets():
     assert presets.chosen_preset(["--preset=smoke", "--out=x"], "faces") == "smoke"
     assert presets.chosen_preset(["--out=x"], "faces") == "faces"
-    command = functools.partial(presets.command, feature_training.Run, feature_training.PRESETS)
+    command = functools.partial(presets.command, feature_run.Run, feature_run.PRESETS)
     fields = {field.name: field.default for field in dataclasses.fields(command("smoke"))}
     assert fields["widths"] == SMOKE.widths
     assert fields["preset"] == "smoke"

@@ -15,10 +15,12 @@ from facemodels import save_models
 from PIL import Image
 from scipy.stats import spearmanr
 
-from fxjax import align, assess, images, search, transfer_report
+from fxjax import assess, images, transfer_report
+from fxjax.codes import search
+from fxjax.codes.mix import mixed
 from fxjax.engine import Engine
+from fxjax.faces import align
 from fxjax.images import load_image, save_image
-from fxjax.mix import mixed
 from fxjax.nn.generator import synthesize
 from fxjax.transfer_types import Settings
 

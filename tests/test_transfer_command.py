@@ -20,9 +20,10 @@ from facemodels import save_models
 from PIL import Image
 from processes import run_two
 
-from experiments import batch, sweep_masks, transfer, transfer_batch, transfer_video
-from experiments.masks import read_mask, read_rows
+from experiments import sweep_masks, transfer, transfer_batch, transfer_video
 from fxjax.images import load_image, save_image
+from fxjax.runs import batch
+from fxjax.runs.masks import read_mask, read_rows
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,11 @@ from flax import nnx
 from PIL import Image
 
 from experiments import transfer_label
-from experiments.label_training import export
-from fxjax import train_labels
 from fxjax.faces import back
 from fxjax.images import load_image, save_image
-from fxjax.label_engine import LabelEngine
+from fxjax.labels import networks
+from fxjax.labels.engine import LabelEngine
+from fxjax.labels.training import export
 
 NAMES = "anger,happiness,neutral"
 ASTRONAUT = skimage.data.astronaut()
@@ -28,8 +28,8 @@ ASTRONAUT = skimage.data.astronaut()
 
 def save_model(folder: pathlib.Path, **changes: Any) -> pathlib.Path:
     """A model whose last layer hears its labels alone, so that each expression has its colour."""
-    settings = train_labels.Settings(size=16, base=2, most=4, expressions=NAMES, seed=3, **changes)
-    state = train_labels.fresh(settings)
+    settings = networks.Settings(size=16, base=2, most=4, expressions=NAMES, seed=3, **changes)
+    state = networks.fresh(settings)
     decoder = state.networks["decoder"]
     last = decoder.convs[len(decoder.convs) - 1].kernel  # the labels' channels are its last
     colours = jnp.asarray([[0.2, -0.2, 0.0], [0.05, 0.1, -0.2], [-0.1, 0.0, 0.1]], jnp.float32)

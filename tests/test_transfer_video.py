@@ -10,10 +10,11 @@ import pytest
 from expressions import ASTRONAUT, closed
 from facemodels import save_models
 
-from experiments import frames, transfer_video
-from fxjax import expression
+from experiments import transfer_video
+from fxjax.faces import expression
 from fxjax.files import absolute
 from fxjax.images import load_image, save_image
+from fxjax.runs import frames
 
 FACE = ASTRONAUT[:256, 96:352]
 WALL = np.full((256, 256, 3), 90, np.uint8)

@@ -6,9 +6,12 @@ from typing import Annotated
 import pytest
 
 from converters import source
-from experiments import batch, frames, launch, photos, transfer_batch
-from fxjax import data, detect, files, tables, zoo
+from experiments import transfer_batch
+from fxjax import cli, files, tables, zoo
+from fxjax.faces import detect
 from fxjax.images import load_image, save_image
+from fxjax.runs import batch, frames, photos
+from fxjax.training import data
 
 URL = "https://example.org/a.jpg"
 
@@ -61,5 +64,5 @@ def test_a_command_says_one_line(monkeypatch, tmp_path):
     monkeypatch.setattr("sys.argv", ["command", f"--photo={URL}", f"--out={tmp_path / 'out'}"])
     used = []
     with pytest.raises(SystemExit, match=r"error: https://example\.org/a\.jpg is a URL"):
-        launch.launch(Config, lambda config: used.append(load_image(config.photo)))
+        cli.launch(Config, lambda config: used.append(load_image(config.photo)))
     assert not list(tmp_path.iterdir())

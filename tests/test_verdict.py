@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from expressions import ASTRONAUT
 
-from fxjax import align, detect, images
-from fxjax.faces import preflight, reader, verdict
+from fxjax import images
+from fxjax.faces import align, detect, preflight, reader, verdict
 from fxjax.faces.located import Faces
 
 

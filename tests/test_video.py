@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
-from experiments import frames, video
 from fxjax import files
 from fxjax.images import load_image, save_image
+from fxjax.runs import frames, video
 
 NTSC = Fraction(30000, 1001)
 

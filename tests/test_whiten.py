@@ -7,7 +7,8 @@ import pytest
 from facemodels import ARCHITECTURE, save_models
 
 import fxjax
-from fxjax import checkpoint, invert, losses, whiten
+from fxjax import checkpoint, losses
+from fxjax.codes import invert, whiten
 from fxjax.nn.generator import synthesize
 from fxjax.nn.statistics import Statistics
 

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 import fxjax
-from experiments import sample, smile_samples
-from fxjax import assess, checkpoint, snapshot, train_state, zoo
+from experiments import sample
+from fxjax import assess, checkpoint, zoo
+from fxjax.codes import smile_samples
 from fxjax.images import load_image
-from fxjax.label_engine import LabelEngine
+from fxjax.labels.engine import LabelEngine
+from fxjax.training import snapshot, train_state
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, SingleDeviceSharding
 
-from fxjax import snapshot
+from fxjax.training import snapshot
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

@@ -21,8 +21,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from fxjax import invert
-from fxjax.expression import ANCHORS, TURN
+from fxjax.codes import invert
+from fxjax.faces.expression import ANCHORS, TURN
 from fxjax.losses import Embedding, Loss
 from fxjax.types import Codes, Images
 
@@ -106,7 +106,7 @@ def refine(
     settings: Settings,
     progress: Callable[[float], None] | None = None,
 ) -> Refined:
-    """Searches from every start, codes of `walk` (`fxjax.whiten.Whitened`); the aim's `own` is one.
+    """Searches from every start, codes of `walk` (`whiten.Whitened`); the aim's `own` is one.
 
     Only rows `first` to `last` of a start count, the others are the person's.
     """

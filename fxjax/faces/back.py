@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
-from fxjax import align, images
-from fxjax.faces import folds, mouth, move
+from fxjax import images
+from fxjax.faces import align, folds, mouth, move
 from fxjax.faces.folds import Drawn
 from fxjax.faces.goal import Goal, goal
 from fxjax.transfer_types import Located

@@ -11,9 +11,8 @@ import cv2
 import numpy as np
 from jaxtyping import Array, Float, Real
 
-from fxjax import align
-from fxjax.align import Landmarks
-from fxjax.faces import move
+from fxjax.faces import align, move
+from fxjax.faces.align import Landmarks
 from fxjax.faces.goal import closes
 
 SOFT = 0.005  # of the side: blur of what a drawing of few pixels says

@@ -10,9 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from fxjax import align, expression
-from fxjax.align import Landmarks
-from fxjax.faces import model
+from fxjax.faces import align, expression, model
+from fxjax.faces.align import Landmarks
 
 AMOUNT = 1.1  # of the difference between the photos: some of each change is lost on the way
 TRIES = np.linspace(0.5, 1.5, 21)  # strengths of the drawing's move
@@ -107,7 +106,7 @@ def goal(
     """Where a face's landmarks go if its drawing moves as `marks` do, all in its pixels.
 
     With the landmarks of a driver, of any place and size, the move is as strong as brings the
-    expression (`fxjax.expression`) by `amount` of the way to the driver's; if it shall `carry` on,
+    expression (`faces.expression`) by `amount` of the way to the driver's; if it shall `carry` on,
     a face model adds what the drawing does not reach, and moves eyes and brows alone. A mouth
     closes where the driver's is shut. Nothing moves if the two are alike in these parts.
     """

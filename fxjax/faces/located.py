@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from fxjax import align, detect, expression, images
-from fxjax.faces import back, mouth, preflight, verdict
+from fxjax import images
+from fxjax.faces import align, back, detect, expression, mouth, preflight, verdict
 from fxjax.faces.folds import Drawn
 from fxjax.faces.goal import Goal, apart, goal
 from fxjax.faces.preflight import Look

@@ -12,8 +12,9 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
-from fxjax import expression, files
-from fxjax.align import Landmarks
+from fxjax import files
+from fxjax.faces import expression
+from fxjax.faces.align import Landmarks
 
 PULL = 0.15  # on the square of each coefficient, of the reader's weighed squares
 STEP = 0.05  # of a coefficient: what slopes are taken over

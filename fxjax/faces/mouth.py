@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
-from fxjax import align, expression, images
-from fxjax.align import Landmarks
-from fxjax.faces import move
+from fxjax import images
+from fxjax.faces import align, expression, move
+from fxjax.faces.align import Landmarks
 from fxjax.faces.folds import LUMA, Drawn
 from fxjax.faces.goal import OPEN, SHUT, TIGHT, closed, closes, gap, opening
 from fxjax.transfer_types import Located

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.interpolate import RBFInterpolator
 
-from fxjax import align
-from fxjax.align import Landmarks
+from fxjax.faces import align
+from fxjax.faces.align import Landmarks
 from fxjax.faces.goal import OPEN, opening
 
 GRID = 128  # points a side at which a spline is computed; it is smooth between them

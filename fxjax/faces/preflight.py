@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float
 
-from fxjax import align, expression
-from fxjax.align import Landmarks
+from fxjax.faces import align, expression
+from fxjax.faces.align import Landmarks
 from fxjax.faces.verdict import SIDE, Crop, Verdict, astray, lab
 
 MOST_TURN, FAR_TURN = 15.0, 35.0  # degrees

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fxjax import expression, zoo
+from fxjax import zoo
+from fxjax.faces import expression
 from fxjax.losses import Embedding, Weights
 from fxjax.nn.landmarks import Landmarks
 from fxjax.nn.layers import Average

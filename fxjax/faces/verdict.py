@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from fxjax import align
-from fxjax.align import Landmarks
+from fxjax.faces import align
+from fxjax.faces.align import Landmarks
 from fxjax.faces.goal import apart, gap, opening
 
 WHOLE = "looks whole"

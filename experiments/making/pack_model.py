@@ -1,0 +1,55 @@
+"""Makes the model folder that ships with the package: generator, features, samples, card.
+
+    python -m experiments.making.pack_model --generator=runs/faces128/export \
+        --features=runs/features/export --landmarks=runs/landmarks/export \
+        --figures=runs/measures/measures.json --dst=fxjax/zoo/faces
+
+--figures is what experiments.evaluate_generator measured of this generator. A bundle that is
+already there is replaced only if none of its chief figures gets worse, or with --overwrite.
+"""
+
+import dataclasses
+from typing import Annotated
+
+from experiments.making import bundle
+from fxjax import files
+from fxjax.cli import launch
+from fxjax.codes.seeds import parse_seeds
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Each field is a flag."""
+
+    generator: Annotated[str, "folder of the generator, an export of the trainer"]
+    features: Annotated[str, "folder of the feature network, or a bundle with one, or `random`"]
+    landmarks: Annotated[str, "folder of the landmark network, or a bundle with one"]
+    figures: Annotated[str, "measures.json of this generator"]
+    dst: Annotated[str, "folder to make"]
+    seeds: Annotated[str, "of the sample pictures; dlib must find a face in each"] = "0-7"
+    notes: Annotated[str, "what is wrong with the samples that were looked at, for the card"] = ""
+    megabytes: Annotated[float, "most that the bundle may take"] = 22.0
+    training: Annotated[
+        str | None, "folder that gets the discriminator too, for --start_discriminator"
+    ] = None
+    overwrite: Annotated[bool, "replace even a bundle with better figures"] = False
+
+
+def main(config: Config) -> None:
+    """Packs, checks, writes."""
+    figures = bundle.read_figures(config.figures, config.generator)
+    target = files.absolute(config.dst)
+    if not config.overwrite and (worse := bundle.worse_figures(target, figures)):
+        raise ValueError(
+            f"{target} has better figures: {'; '.join(worse)}; --overwrite replaces it all the same"
+        )
+    discriminator = bundle.discriminator(config.generator) if config.training else b""
+    packed = bundle.pack(config.generator, config.features, config.landmarks, figures, config.notes)
+    size = bundle.write(target, packed, parse_seeds(config.seeds), config.megabytes)
+    if config.training:
+        files.write(files.absolute(config.training) / "discriminator.npz", discriminator)
+    print(f"wrote {target}: {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    launch(Config, main)

@@ -1,0 +1,373 @@
+"""Searches for the best mixture of two codes: all masks, few of the strengths, or by gradients.
+
+`exhaustive` scores every mask over a prefix tree. If that was done on small pictures (`case_of`),
+`refine` scores the best again exactly. Where rows times strengths are too many, `beam` and
+`relaxed` find good mixtures without drawing all. `joint` is the first form of arXiv:1912.06253,
+which has no masks. Many pairs: call these for each; the programs are compiled once.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int
+
+from fxjax import sharding
+from fxjax.codes import mix
+from fxjax.codes.invert import Settings, advance, begin, codes_of
+from fxjax.codes.mix import Groups
+from fxjax.losses import Weights, shrink
+from fxjax.memory import free_memory, widest
+from fxjax.nn.generator import Generator
+from fxjax.score import Goals, Judge, goals, score, weighted
+from fxjax.types import Code, Codes, Images
+
+SHARE = 0.5  # of the free memory
+COPIES = 3  # of the largest step's arrays that live at once; 1.3 to 1.7 as XLA plans on a CPU
+TRACED = 16  # pictures in the program that is measured, so that weights hardly count
+MOST = {"cpu": 16}  # states at once where memory would hold more; caches gain nothing then
+MOST_ELSEWHERE = 256
+
+
+class Case(NamedTuple):
+    """What is searched: two codes of a generator, and what their mixtures are scored against."""
+
+    generator: Generator
+    person: Code
+    expression: Code
+    goals: Goals
+
+
+class Mixtures(NamedTuple):
+    """The best found, best first: how much of each row is the expression's (E, A), and the cost."""
+
+    amounts: Float[np.ndarray, "count rows"]
+    scores: Float[np.ndarray, "count 2"]
+    drawn: int
+    """Pictures that were drawn and scored."""
+
+
+class Refined(NamedTuple):
+    """The best masks by exact score, best first: their numbers and scores."""
+
+    numbers: Int[np.ndarray, " count"]
+    scores: Float[np.ndarray, "count 2"]
+    agreement: float
+    """Spearman's rank correlation of the approximate and the exact scores of those."""
+
+
+def total(scores: Float[np.ndarray, "count 2"], weight: float) -> Float[np.ndarray, " count"]:
+    """E + weight * A; less is better."""
+    return np.asarray(scores)[:, 0] + weight * np.asarray(scores)[:, 1]
+
+
+def order(scores: Float[np.ndarray, "count 2"], weight: float) -> Int[np.ndarray, " count"]:
+    """Places from the least E + weight * A to the largest; of equal ones the first comes first."""
+    return np.argsort(total(scores, weight), kind="stable")
+
+
+def exhaustive(
+    case: Case,
+    *,
+    groups: Groups,
+    width: int | None = None,
+    mesh: Mesh | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Float[np.ndarray, "masks 2"]:
+    """(E, A) of all 2**len(groups) masks, in the order of `mix.masks_of`; exact, to rounding.
+
+    The tree's top bits are split into subtrees, one for each device of `mesh` in each call of one
+    program, whose memory is constant. `width` pictures at once (None: from the free memory; with
+    several processes give a number); `progress` is told the masks done and all of them.
+    """
+    mesh = sharding.mesh(jax.local_devices()[:1]) if mesh is None else mesh
+    mix.check_groups(groups, len(case.generator.rows))
+    if width is None:
+        width = fitting_width(case.generator, case.goals, mesh)
+    width = min(width, max(2, 2 ** len(groups)))
+    top = _top_bits(len(groups), mesh.size)
+    prefixes = np.arange(2**top, dtype=np.int32)
+    given: Any = sharding.replicate(case, mesh)
+    found = []
+    for start in range(0, len(prefixes), mesh.size):
+        # A mesh with more devices than subtrees are left does the last one again.
+        lanes = np.minimum(np.arange(start, start + mesh.size, dtype=np.int32), prefixes[-1])
+        lanes = jax.device_put(lanes, NamedSharding(mesh, PartitionSpec("batch")))
+        part = subtrees(*given, lanes, groups=groups, top=top, width=width, mesh=mesh)
+        found.extend(np.asarray(part))
+        if progress is not None:
+            done = min(start + mesh.size, len(prefixes))
+            progress(done * 2 ** (len(groups) - top), 2 ** len(groups))
+    return np.concatenate(found[: len(prefixes)])[mix.leaves(groups)]
+
+
+@functools.partial(jax.jit, static_argnames=("groups", "top", "width", "mesh"))
+def subtrees(
+    generator: Generator,
+    person: Code,
+    expression: Code,
+    goals: Goals,
+    prefixes: Int[Array, " devices"],
+    *,
+    groups: Groups,
+    top: int,
+    width: int,
+    mesh: Mesh,
+) -> Float[Array, "devices leaves 2"]:
+    """Each device scores the masks under its own prefix; all devices know the result."""
+    size = goals.judge.size
+
+    def lane(generator: Any, codes: Any, goals: Goals, prefixes: Array) -> Array:
+        options: Any = {"groups": groups, "top": top, "width": width, "size": size}
+        return mix.subtree(generator, codes[0], codes[1], score, goals, prefixes[0], **options)[
+            None
+        ]
+
+    everywhere, split = PartitionSpec(), PartitionSpec("batch")
+    lanes: Any = jax.shard_map(
+        lane, mesh=mesh, in_specs=(everywhere, everywhere, everywhere, split), out_specs=split
+    )
+    found = lanes(generator, (person, expression), goals, prefixes)
+    return jax.lax.with_sharding_constraint(found, NamedSharding(mesh, everywhere))
+
+
+def _top_bits(groups: int, devices: int) -> int:
+    """Bits that are split over calls: 256 masks or more in each, but at most 64 calls.
+
+    Each call runs the first rows again, which cost little next to its leaves.
+    """
+    wanted = max(min(6, groups - 8), math.ceil(math.log2(devices)))
+    return min(groups, max(0, wanted))
+
+
+def fitting_width(generator: Generator, goals: Goals, mesh: Mesh | None = None) -> int:
+    """How many pictures at once fit into a device's free memory: a power of two, 2 or more."""
+    device = jax.local_devices()[0] if mesh is None else mesh.local_devices[0]
+    devices = 1 if mesh is None else len(mesh.local_devices)
+    code = jax.ShapeDtypeStruct((TRACED, len(generator.rows), generator.dim), jnp.float32)
+    jaxpr = _draw_and_score.trace(generator, goals, code).jaxpr
+    fits = SHARE * free_memory(device, devices) / (COPIES * widest(jaxpr.jaxpr) / TRACED)
+    most = MOST.get(device.platform, MOST_ELSEWHERE)
+    return 2 ** max(1, math.floor(math.log2(max(min(most, fits), 1))))
+
+
+@jax.jit
+def _draw_and_score(
+    generator: Generator, goals: Goals, codes: Float[Array, "batch rows dim"]
+) -> Float[Array, "batch 2"]:
+    return score(goals, mix.pictures(generator, codes, goals.judge.size))
+
+
+def score_codes(case: Case, codes: Codes) -> Float[np.ndarray, "batch 2"]:
+    """(E, A) of any codes, all drawn at once."""
+    return np.asarray(_draw_and_score(case.generator, case.goals, codes))
+
+
+@jax.jit
+def _score_amounts(case: Case, amounts: Float[Array, "batch rows"]) -> Float[Array, "batch 2"]:
+    codes = mix.interpolated(case.person, case.expression, amounts)
+    return _draw_and_score(case.generator, case.goals, codes)
+
+
+def rescore(
+    case: Case,
+    amounts: Float[np.ndarray, "count rows"] | Bool[np.ndarray, "count rows"],
+    *,
+    width: int | None = None,
+) -> Float[np.ndarray, "count 2"]:
+    """(E, A) of single masks, or of how much of each row is the expression's; each drawn alone."""
+    width = fitting_width(case.generator, case.goals) if width is None else width
+    amounts = np.asarray(amounts, np.float32)
+    found = [np.zeros((0, 2), np.float32)]
+    for start in range(0, len(amounts), width):
+        some = amounts[start : start + width]
+        padded = np.concatenate([some, np.repeat(some[-1:], width - len(some), axis=0)])
+        part = _score_amounts(case, jnp.asarray(padded))
+        found.append(np.asarray(part)[: len(some)])
+    return np.concatenate(found)
+
+
+def case_of(
+    generator: Any,
+    person: Code,
+    expression: Code,
+    judge: Judge,
+    weights: Weights | None = None,
+    appearance_weights: Weights | None = None,
+    *,
+    size: int | None = None,
+    readout: int | None = None,
+) -> Case:
+    """A case with goals of the generator's own pictures; see `fxjax.score.goals` for weights.
+
+    `size` averages pictures to so many px for the losses. `readout` (StyleGAN2) stops at the skip
+    picture of that size, so no row after it can be free. Both are approximate: `refine` what is
+    found with them.
+    """
+    if readout is not None:
+        generator = generator.at(readout)
+    codes = jnp.stack([person, expression])[:, : len(generator.rows)]
+    images = _pictures(generator, codes)
+    judge = judge if size is None else judge.at(size)
+    side = images.shape[1]
+    maps = [w if w is None else shrink(w, side) for w in (weights, appearance_weights)]
+    return Case(generator, codes[0], codes[1], goals(judge, images[:1], images[1:], *maps))
+
+
+def refine(
+    case: Case, scores: Float[np.ndarray, "masks 2"], *, groups: Groups, weight: float, count: int
+) -> Refined:
+    """Scores the `count` best of all masks again, each drawn alone, as `case` has it."""
+    numbers = order(scores, weight)[:count]
+    masks = mix.masks_of(groups, len(case.generator.rows), numbers.tolist())
+    exact = rescore(case, masks)
+    best = order(exact, weight)
+    agreement = mix.spearman(total(scores[numbers], weight), total(exact, weight))
+    return Refined(numbers[best], exact[best], agreement)
+
+
+@jax.jit
+def _pictures(generator: Generator, codes: Float[Array, "batch rows dim"]) -> Images:
+    return mix.pictures(generator, codes)
+
+
+def beam(
+    case: Case,
+    *,
+    groups: Groups,
+    weight: float,
+    strengths: Sequence[float] = (0.0, 1.0),
+    beams: int = 32,
+    sweeps: int = 2,
+    width: int | None = None,
+) -> Mixtures:
+    """Decides one group after the other, coarse rows first, and keeps the `beams` best mixtures.
+
+    The first sweep begins with the person's code and with the expression's; each further one
+    decides every group anew, given the others. Draws at most sweeps * groups * beams * strengths
+    pictures, none of them twice.
+    """
+    rows = len(case.generator.rows)
+    mix.check_groups(groups, rows)
+    known: dict[tuple[float, ...], np.ndarray] = {}
+
+    def evaluate(tried: Sequence[tuple[float, ...]]) -> None:
+        fresh = [one for one in dict.fromkeys(tried) if one not in known]
+        amounts = _spread(np.asarray(fresh, np.float32).reshape(-1, len(groups)), groups, rows)
+        found = rescore(case, amounts, width=width)
+        known.update(zip(fresh, found, strict=True))
+
+    def best(tried: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
+        unique = list(dict.fromkeys(tried))
+        scores = np.stack([known[one] for one in unique])
+        return [unique[i] for i in order(scores, weight)[:beams]]
+
+    kept = [(strength,) * len(groups) for strength in (0.0, float(max(strengths)))]
+    evaluate(kept)
+    for _ in range(sweeps):
+        before = kept
+        for place in sorted(range(len(groups)), key=lambda place: min(groups[place])):
+            tried = [
+                (*one[:place], float(strength), *one[place + 1 :])
+                for one in kept
+                for strength in strengths
+            ]
+            evaluate([*kept, *tried])
+            kept = best([*kept, *tried])
+        if kept == before:
+            break
+    amounts = _spread(np.asarray(kept, np.float32), groups, rows)
+    return Mixtures(amounts, np.stack([known[one] for one in kept]), len(known))
+
+
+def _spread(
+    values: Float[np.ndarray, "count groups"], groups: Groups, rows: int
+) -> Float[np.ndarray, "count rows"]:
+    """A group's value in each of its rows, 0 in the others."""
+    amounts = np.zeros((len(values), rows), np.float32)
+    for place, group in enumerate(groups):
+        amounts[:, list(group)] = values[:, place : place + 1]
+    return amounts
+
+
+def relaxed(
+    case: Case,
+    *,
+    groups: Groups,
+    weight: float,
+    strengths: Sequence[float] = (0.0, 1.0),
+    steps: int = 100,
+    rate: float = 0.1,
+    starts: int = 4,
+    width: int | None = None,
+) -> Mixtures:
+    """Moves amounts between the least and the largest strength by gradients (Adam), then rounds.
+
+    Amounts are sigmoids, steeper with every step. Several starts are searched at once: the middle,
+    and random ones. Each result is rounded to the nearest strength and scored exactly.
+    """
+    rows, levels = len(case.generator.rows), np.sort(np.asarray(strengths, np.float32))
+    mix.check_groups(groups, rows)
+    soft = _relax(
+        case, jnp.float32(weight), jnp.float32(rate), jnp.asarray(levels[[0, -1]]),
+        groups=groups, steps=steps, starts=starts,
+    )  # fmt: skip
+    nearest = np.argmin(np.abs(np.asarray(soft)[:, :, None] - levels), axis=2)
+    amounts = _spread(np.unique(levels[nearest], axis=0), groups, rows)
+    scores = rescore(case, amounts, width=width)
+    best = order(scores, weight)
+    return Mixtures(amounts[best], scores[best], steps * starts + len(amounts))
+
+
+@functools.partial(jax.jit, static_argnames=("groups", "steps", "starts"))
+def _relax(
+    case: Case,
+    weight: Float[Array, ""],
+    rate: Float[Array, ""],
+    ends: Float[Array, "2"],
+    *,
+    groups: Groups,
+    steps: int,
+    starts: int,
+) -> Float[Array, "starts groups"]:
+    """The groups' amounts after the last step."""
+    optimizer = optax.adam(rate)
+    rows = _spread(np.eye(len(groups), dtype=np.float32), groups, len(case.generator.rows))
+
+    def amounts(logits: Array, step: Array) -> Array:
+        steepness = 1 + 4 * step / steps
+        return ends[0] + (ends[1] - ends[0]) * jax.nn.sigmoid(steepness * logits)
+
+    def objective(logits: Array, step: Array) -> Array:
+        scores = _score_amounts(case, amounts(logits, step) @ rows)
+        return jnp.sum(scores @ jnp.stack([1.0, weight]))  # a sum: each start goes its own way
+
+    def advance(carry: Any, step: Array) -> tuple[Any, None]:
+        logits, moments = carry
+        gradient = jax.grad(objective)(logits, step)
+        updates, moments = optimizer.update(gradient, moments, logits)
+        return (logits + updates, moments), None
+
+    logits = jax.random.normal(jax.random.key(0), (starts, len(groups))).at[0].set(0.0)
+    begin = (logits, optimizer.init(logits))
+    (logits, _), _ = jax.lax.scan(advance, begin, jnp.arange(steps, dtype=jnp.float32))
+    return amounts(logits, jnp.float32(steps))
+
+
+def joint(case: Case, *, weight: float, steps: int = 300, rate: float = 0.05) -> Code:
+    """argmin_s E(s) + weight * A(s) over free codes, by Adam from the person's code.
+
+    The paper's first form, which leaves artefacts; the goals may be of the photos themselves.
+    """
+    loss, goal = weighted(case.goals, weight)
+    settings = Settings(steps=steps, rate=rate)
+    start = case.person[None]
+    place = begin(case.generator, start, settings)
+    place, _ = advance(case.generator, loss, goal, start, place, settings, steps)
+    return codes_of(place, start, settings)[0]

@@ -1,0 +1,1 @@
+"""The label-driven system: expressions by name, in one pass."""

@@ -1,0 +1,284 @@
+"""Searches the codes of one batch of faces, and can be killed and go on bit for bit.
+
+The search's whole state is saved now and then, between calls of one compiled program.
+"""
+
+import contextlib
+import functools
+import io
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, UInt8
+
+from fxjax.runs import worklist
+from fxjax.runs.worklist import Entry
+from fxjax import files, losses, sharding
+from fxjax.codes import invert, whiten
+from fxjax.images import from_uint8, to_uint8
+from fxjax.memory import free_memory
+from fxjax.nn.generator import synthesize
+from fxjax.types import Codes, Images, Photos
+
+EVERY = 10  # steps of one call: the least that strips show, and one program for all of them
+STRIP_STEPS = (0, *(start * 10**power for power in range(1, 6) for start in (1, 3)))
+STRIP_SIDE = 256
+MOST = {"cpu": 4}  # pictures per device where memory would hold more; caches gain nothing then
+MOST_ELSEWHERE = 32
+SHARE = 0.7  # of the free memory
+
+
+class Models(NamedTuple):
+    """What a search needs, on all devices of the mesh; the judge is None without features.
+
+    `walk` is the generator, or what reads other codes than w for it (`fxjax.codes.whiten`).
+    """
+
+    walk: Any
+    loss: Any
+    judge: Any
+    mesh: Mesh
+
+    @property
+    def generator(self) -> Any:
+        """What draws W+ codes."""
+        return self.walk.generator if isinstance(self.walk, whiten.Whitened) else self.walk
+
+    def begun(self, codes: Codes) -> Codes:
+        """Where a search starts for W+ codes."""
+        whitened = isinstance(self.walk, whiten.Whitened)
+        return whiten.mean_codes(self.walk, codes) if whitened else codes
+
+    def found(self, codes: Codes) -> Codes:
+        """The W+ codes of a search's own."""
+        return self.walk.w(codes) if isinstance(self.walk, whiten.Whitened) else codes
+
+
+class Found(NamedTuple):
+    """A batch's results on the host; the curve has the loss before each step, then the last."""
+
+    codes: Float[np.ndarray, "batch rows dim"]
+    pictures: Photos
+    curves: Float[np.ndarray, "batch points"]
+    distances: Float[np.ndarray, " batch"]
+    lpips: Float[np.ndarray, " batch"] | None
+    stopped: np.ndarray
+    strips: list[Photos]
+    seconds: float
+    noise: list[Float[np.ndarray, "batch height width"]] | None
+
+
+@jax.jit
+def embed(
+    loss: Any,
+    targets: UInt8[Array, "batch height width 3"],
+    weights: Float[Array, "batch height width"] | None,
+) -> Any:
+    """What the loss compares pictures to."""
+    return loss.embed(from_uint8(targets), weights)
+
+
+@functools.partial(jax.jit, static_argnames="side")
+def _draw(
+    generator: Any, codes: Codes, noise: Any, side: int
+) -> UInt8[Array, "batch height width 3"]:
+    return to_uint8(losses.shrink(_synthesize(generator, codes, noise), side))
+
+
+def _synthesize(generator: Any, codes: Codes, noise: list[Array] | None) -> Images:
+    return synthesize(generator if noise is None else invert.with_noise(generator, noise), codes)
+
+
+@jax.jit
+def compare(
+    loss: Any, judge: Any, goal: Any, images: Images, targets: Any
+) -> tuple[UInt8[Array, "batch height width 3"], Any, Any]:
+    """Pictures, their loss, and the LPIPS-style distance of what is saved of them."""
+    distances = loss.distance(loss.embed(images), goal)
+    pictures = to_uint8(images)
+    if judge is None:
+        return pictures, distances, None
+    lpips = judge.distance(judge.embed(from_uint8(pictures)), judge.embed(from_uint8(targets)))
+    return pictures, distances, lpips
+
+
+@jax.jit
+def _judge(
+    models: tuple[Any, Any, Any], goal: Any, codes: Codes, noise: Any, targets: Any
+) -> tuple[UInt8[Array, "batch height width 3"], Any, Any]:
+    generator, loss, judge = models
+    return compare(loss, judge, goal, _synthesize(generator, codes, noise), targets)
+
+
+class Search:
+    """Searches the codes of one batch after another with one compiled program."""
+
+    def __init__(
+        self,
+        models: Models,
+        settings: invert.Settings,
+        start: Callable[[Sequence[str], Any, Photos], Codes],
+        *,
+        strip: bool,
+        save_seconds: float,
+        profile_dir: str | None,
+        region_weight: float = 1.0,
+    ):
+        self.models, self.settings, self.start = models, settings, start
+        self.strip, self.save_seconds, self.profile_dir = strip, save_seconds, profile_dir
+        self.region_weight, self.calls = region_weight, 0
+        self.everywhere = NamedSharding(models.mesh, PartitionSpec("batch"))
+        invert.begin(models.walk, invert.mean_codes(models.walk, 1), settings)  # checks
+
+    def run(
+        self,
+        entries: Sequence[Entry],
+        targets: Photos,
+        place_file: epath.Path,
+        progress: Callable[[float, float], None],
+    ) -> Found:
+        """Inverts `targets`, the entries' and then padding; goes on from `place_file` if it fits.
+
+        `progress` is told the share of the batch done since the last call, and the mean loss.
+        """
+        walk, loss, judge, mesh = self.models
+        settings, began = self.settings, time.monotonic()
+        padded = [*entries, *[entries[-1]] * (len(targets) - len(entries))]
+        names = [entry.name for entry in padded]
+        key = json.dumps([names, len(entries)])
+        placed = sharding.split_batch(targets, mesh)
+        goal = self.goal(padded, placed)
+        saved = _restore(place_file, key)
+        if saved is None:
+            start = self._split(self.models.begun(self.start(names, goal, targets)))
+            place = self._split(invert.begin(walk, start, settings))
+            curves, strips, seconds = np.zeros((len(targets), 0), np.float32), [], 0.0
+        else:
+            start = self._split(saved["start"])
+            like = jax.tree.structure(invert.begin(walk, start, settings))
+            leaves = [saved[f"leaf{index}"] for index in range(like.num_leaves)]
+            place = self._split(jax.tree.unflatten(like, leaves))
+            curves, strips = saved["curves"], list(saved["strips"])
+            seconds = float(saved["seconds"])
+            progress(curves.shape[1] / settings.steps, math.nan)
+        last = time.monotonic()
+        while (done := curves.shape[1]) < settings.steps:
+            if self.strip and done in STRIP_STEPS:
+                strips.append(self._draw(place, start))
+            count = min(EVERY, settings.steps - done)
+            with self._trace():
+                place, new = invert.advance(
+                    walk, loss, goal, start, place, settings, count, mesh=mesh
+                )
+                curves = np.concatenate([curves, np.asarray(new)], axis=1)
+            place = self._split(place)
+            progress(count / settings.steps, float(np.nanmean(curves[: len(entries), -1:])))
+            if time.monotonic() - last >= self.save_seconds:
+                spent = seconds + time.monotonic() - began
+                _save(place_file, key, place, start, curves, strips, spent)
+                last = time.monotonic()
+        codes = self.models.found(invert.codes_of(place, start, settings))
+        noise, judges = invert.noise_of(place), (self.models.generator, loss, judge)
+        pictures, distances, lpips = _judge(judges, goal, codes, noise, placed)
+        if self.strip:
+            strips += [self._draw(place, start), self._shrunk(placed)]
+        return Found(
+            np.asarray(codes),
+            np.asarray(pictures),
+            np.concatenate([curves, np.asarray(distances)[:, None]], axis=1),
+            np.asarray(distances),
+            None if lpips is None else np.asarray(lpips),
+            np.asarray(place.stopped),
+            strips,
+            seconds + time.monotonic() - began,
+            None if noise is None else [np.asarray(each) for each in noise],
+        )
+
+    def goal(self, entries: Sequence[Entry], placed: Array) -> Any:
+        """What the loss compares to: embeddings of these faces' targets, weighted by region."""
+        size = self.models.generator.resolution
+        weights = worklist.region_weights(entries, size, self.region_weight)
+        if weights is not None:
+            weights = sharding.split_batch(weights, self.models.mesh)
+        return embed(self.models.loss, placed, weights)
+
+    def _split(self, tree: Any) -> Any:
+        """Always the same sharding, or a resumed search would be another program."""
+        return jax.device_put(tree, self.everywhere)
+
+    def _draw(self, place: invert.Place, start: Codes) -> Photos:
+        codes = self.models.found(invert.codes_of(place, start, self.settings))
+        noise = invert.noise_of(place)
+        return np.asarray(_draw(self.models.generator, codes, noise, STRIP_SIDE))
+
+    def _shrunk(self, targets: Array) -> Photos:
+        return np.asarray(to_uint8(losses.shrink(from_uint8(targets), STRIP_SIDE)))
+
+    def _trace(self) -> contextlib.AbstractContextManager:
+        """Around each call: writes a trace of the second, since the first compiles."""
+        self.calls += 1
+        if self.profile_dir is None or self.calls != 2:
+            return contextlib.nullcontext()
+        return jax.profiler.trace(self.profile_dir)
+
+    def batch(self, count: int) -> int:
+        """How many pictures at once: what the free memory holds, a power of two per device."""
+        walk, loss, _, mesh = self.models
+        devices = mesh.size
+        if count <= devices:
+            return devices
+        size = walk.resolution
+        blank = sharding.split_batch(np.zeros((devices, size, size, 3), np.uint8), mesh)
+        goal = self.goal([Entry("", "")] * devices, blank)
+        start = self._split(invert.mean_codes(walk, devices))
+        place = self._split(invert.begin(walk, start, self.settings))
+        steps = min(EVERY, self.settings.steps)
+        lowered = invert.advance.lower(
+            walk, loss, goal, start, place, self.settings, steps, mesh=mesh
+        )
+        analysis = lowered.compile().memory_analysis()
+        need = max(1, 0 if analysis is None else analysis.temp_size_in_bytes)
+        free = free_memory(mesh.devices.flat[0], devices)
+        most = MOST.get(mesh.devices.flat[0].platform, MOST_ELSEWHERE)
+        held = min(most, SHARE * free / need, math.ceil(count / devices))
+        return devices * 2 ** max(0, math.floor(math.log2(max(held, 1))))
+
+
+def _save(
+    path: epath.Path,
+    key: str,
+    place: invert.Place,
+    start: Codes,
+    curves: np.ndarray,
+    strips: list[Photos],
+    seconds: float,
+) -> None:
+    leaves: dict[str, Any] = {
+        f"leaf{index}": np.asarray(leaf) for index, leaf in enumerate(jax.tree.leaves(place))
+    }
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        key=np.array(key),
+        start=np.asarray(start),
+        curves=curves,
+        strips=np.array(strips, np.uint8),
+        seconds=np.array(seconds),
+        **leaves,
+    )
+    files.write(path, buffer.getvalue())
+
+
+def _restore(path: epath.Path, key: str) -> dict[str, np.ndarray] | None:
+    """A batch's saved state, or None if there is none of this batch."""
+    if not path.exists():
+        return None
+    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+        return dict(arrays) if str(arrays["key"]) == key else None

@@ -1,0 +1,236 @@
+"""How well each loss of a sweep draws the faces: measures per face, their means, and who wins."""
+
+import functools
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from scipy.special import stdtrit
+
+from fxjax.runs import runfolder
+from fxjax.runs.worklist import OK, Entry
+from fxjax.faces import detect
+from fxjax import files
+from fxjax.faces.align import Landmarks, eye_distance
+from fxjax.images import from_uint8, load_image
+from fxjax.losses import Normalized
+from fxjax.types import Photo
+
+PAPER = "block3_conv3"  # the layer of arXiv:1912.06253
+ENOUGH = 0.9  # of the faces that others measure: a loss must not win by the few easy ones
+
+
+class Result(NamedTuple):
+    """A line of results.csv: one face and one loss, or a refused photo (no loss).
+
+    `identity` is dlib's distance, and `landmarks` the mean distance of the 68 points in parts of
+    the distance between the eyes' centres. `found` is 1 if a face is found in the reconstruction.
+    Where the detector finds none in the target itself, these three are empty; where it finds none
+    in the reconstruction, `landmarks` is, and `identity` is taken at the target's landmarks, so
+    that no loss gains by losing faces.
+    """
+
+    photo: str
+    name: str
+    layer: str
+    status: str
+    loss: float | None = None
+    identity: float | None = None
+    landmarks: float | None = None
+    found: int | None = None
+    lpips: float | None = None
+    psnr: float | None = None
+    ssim: float | None = None
+    seconds: float | None = None
+    message: str = ""
+
+
+class Measure(NamedTuple):
+    """A field of `Result` that losses compete in."""
+
+    field: str
+    title: str
+    more: bool
+    digits: int
+
+
+MEASURES = (
+    Measure("identity", "identity distance", False, 3),
+    Measure("landmarks", "landmark error", False, 3),
+    Measure("lpips", "LPIPS-style", False, 3),
+    Measure("psnr", "PSNR", True, 2),
+    Measure("ssim", "SSIM", True, 3),
+)
+
+
+class Mean(NamedTuple):
+    """A mean and half of its 95 % interval (Student's t; None for a single number)."""
+
+    value: float
+    margin: float | None
+    count: int
+
+
+class Verdict(NamedTuple):
+    """Who wins, and how the paper's layer does.
+
+    `lead` is by how much PAPER is better than `rival` (the winner, or the next if it wins) over the
+    faces that both have, and None if PAPER does not compete or nobody else does.
+    """
+
+    winner: str
+    rival: str | None
+    lead: Mean | None
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval of the lead leaves out 0."""
+        lead = self.lead
+        return lead is not None and lead.margin is not None and abs(lead.value) > lead.margin
+
+
+class Judge:
+    """Measures reconstructions by what is saved of them; loads dlib's models when first needed."""
+
+    def __init__(self, distance: Normalized, landmark_model: str | None = None):
+        self.distance, self.landmark_model = distance, landmark_model
+        self.targets: dict[str, tuple[Landmarks, np.ndarray] | None] = {}  # found once per face
+
+    @functools.cached_property
+    def _detector(self) -> detect.Detector:
+        return detect.Detector(self.landmark_model)
+
+    @functools.cached_property
+    def _identity(self) -> detect.Identity:
+        return detect.Identity()
+
+    def __call__(self, name: str, target: Photo, picture: Photo) -> dict[str, float | int | None]:
+        """The measures of one face that an inversion's row lacks; `name` is the target's."""
+        lpips = _distance(self.distance, jnp.asarray(picture[None]), jnp.asarray(target[None]))
+        found: dict[str, float | int | None] = {"lpips": float(lpips)}
+        if name not in self.targets:
+            places = self._landmarks(target)
+            own = max(places, key=lambda points: float(np.ptp(points, axis=0).prod()), default=None)
+            self.targets[name] = None if own is None else (own, self._identity(target, own))
+        known = self.targets[name]
+        if known is None:
+            return {**found, "identity": None, "landmarks": None, "found": None}
+        wanted, who = known
+        apart = lambda points: float(np.linalg.norm(points - wanted, axis=1).mean())
+        places = sorted(self._landmarks(picture), key=apart)
+        eyes = eye_distance(wanted)
+        there = self._identity(picture, places[0] if places else wanted)
+        return {
+            **found,
+            "identity": float(np.linalg.norm(there - who)),
+            "landmarks": apart(places[0]) / eyes if places else None,
+            "found": int(bool(places)),
+        }
+
+    def _landmarks(self, picture: Photo) -> list[Landmarks]:
+        try:
+            return [face.landmarks for face in self._detector(picture)]
+        except ValueError:  # too small to hold a face
+            return []
+
+
+@jax.jit
+def _distance(distance: Any, pictures: Any, targets: Any) -> Any:
+    embedded = (distance.embed(from_uint8(images)) for images in (pictures, targets))
+    return distance.distance(*embedded)[0]
+
+
+def refused(entries: Sequence[Entry]) -> list[Result]:
+    """Lines of the photos and faces that are not inverted."""
+    return [
+        Result(entry.photo, entry.name, "", entry.status, message=entry.message)
+        for entry in entries
+        if entry.status != OK
+    ]
+
+
+def measure(
+    judge: Judge, layer: str, folder: epath.Path, rows: Sequence[runfolder.Row]
+) -> list[Result]:
+    """One loss's lines. A face's measures are kept in measures/NAME.json and not taken again."""
+    results = []
+    for row in rows:
+        shared = Result(row.photo, row.name, layer, row.status, row.loss, message=row.message)
+        shared = shared._replace(psnr=row.psnr, ssim=row.ssim, seconds=row.seconds)
+        if row.status == OK:
+            place = folder / "measures" / f"{row.name}.json"
+            if not place.exists():
+                pictures = [
+                    load_image(folder / kind / f"{row.name}.png")
+                    for kind in ("targets", "reconstructions")
+                ]
+                files.write(place, json.dumps(judge(row.name, *pictures)).encode())
+            shared = shared._replace(**json.loads(place.read_text()))
+        results.append(shared)
+    return results
+
+
+def mean(values: Sequence[float]) -> Mean | None:
+    """The mean with its 95 % interval; None of nothing."""
+    count = len(values)
+    if not count:
+        return None
+    if count == 1 or not np.isfinite(values).all():
+        return Mean(float(np.mean(values)), None, count)
+    error = float(np.std(values, ddof=1)) / math.sqrt(count)
+    return Mean(float(np.mean(values)), error * float(stdtrit(count - 1, 0.975)), count)
+
+
+def by_face(results: Sequence[Result], layer: str, field: str) -> dict[str, float]:
+    """One loss's measured numbers."""
+    of_layer = [result for result in results if result.layer == layer]
+    numbers = {result.name: getattr(result, field) for result in of_layer}
+    return {name: float(number) for name, number in numbers.items() if number is not None}
+
+
+def lost(results: Sequence[Result], layer: str) -> int:
+    """In how many reconstructions no face is found, of targets in which one is."""
+    return sum(result.layer == layer and result.found == 0 for result in results)
+
+
+def verdict(results: Sequence[Result], layers: Sequence[str], measure: Measure) -> Verdict | None:
+    """Who wins a measure by its mean; None if there are no numbers."""
+    numbers = {layer: by_face(results, layer, measure.field) for layer in layers}
+    least = ENOUGH * max((len(each) for each in numbers.values()), default=0)
+    means = {
+        layer: float(np.mean(list(each.values())))
+        for layer, each in numbers.items()
+        if each and len(each) >= least
+    }
+    order = sorted(means, key=lambda layer: means[layer], reverse=measure.more)
+    if not order:
+        return None
+    rival = order[0] if order[0] != PAPER else next(iter(order[1:]), None)
+    if PAPER not in means or rival is None:
+        return Verdict(order[0], None, None)
+    sign = 1 if measure.more else -1
+    both = numbers[PAPER].keys() & numbers[rival].keys()
+    leads = [sign * (numbers[PAPER][name] - numbers[rival][name]) for name in sorted(both)]
+    return Verdict(order[0], rival, mean(leads))
+
+
+def write_tables(out: epath.Path, layers: Sequence[str], results: Sequence[Result]) -> None:
+    """Writes results.csv and layers.csv."""
+    runfolder.write_cells(out / "results.csv", [Result._fields, *results])
+    head = ["layer", "faces", "no_face"]
+    for measure in MEASURES:
+        head += [measure.field, f"{measure.field}_margin"]
+    lines: list[Sequence[Any]] = [head]
+    for layer in layers:
+        done = sum(result.layer == layer and result.status == OK for result in results)
+        cells: list[Any] = [layer, done, lost(results, layer)]
+        for measure in MEASURES:
+            found = mean(list(by_face(results, layer, measure.field).values()))
+            cells += [None, None] if found is None else [found.value, found.margin]
+        lines.append(cells)
+    runfolder.write_cells(out / "layers.csv", lines)

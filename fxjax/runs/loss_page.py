@@ -1,0 +1,193 @@
+"""The page of a sweep of losses: who wins, means with intervals, and the pictures side by side."""
+
+from collections.abc import Mapping, Sequence
+
+from etils import epath
+
+from fxjax.runs.loss_measures import ENOUGH, MEASURES, PAPER, Mean, Measure, Result, Verdict, by_face, lost, mean, verdict
+from fxjax.runs.loss_runs import PIXELS, folder_of
+from fxjax.runs.worklist import OK
+from fxjax import files
+from fxjax.images import load_image
+from fxjax.report import Picture, escape, image_tag
+
+SHOWN = 64  # faces with pictures; 20 pictures of each are about 10 MB in all
+SIDE = 96  # pixels of a picture on the page; the file has a third more for fine screens
+
+
+def write(
+    out: epath.Path,
+    layers: Sequence[str],
+    results: Sequence[Result],
+    facts: Mapping[str, str],
+    distance: str,
+) -> None:
+    """Writes report.html, which holds all it shows; `distance` is what to call the lpips field."""
+    measures = [m._replace(title=distance) if m.field == "lpips" else m for m in MEASURES]
+    done = [result for result in results if result.status == OK]
+    names = list(dict.fromkeys(result.name for result in results if result.layer))
+    counts = {"faces": str(len(names)), "failed": str(len(results) - len(done))}
+    pairs = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
+        for name, value in {**counts, **facts}.items()
+    )
+    body = [
+        f"<dl>{pairs}</dl>",
+        f"<h2>Does {PAPER}, the paper's layer, win?</h2>",
+        _verdicts(measures, layers, results),
+        "<h2>Means over the faces</h2>",
+        _means(measures, layers, results),
+        "<h2>The faces</h2>",
+        _pictures(out, names, layers, results),
+    ]
+    files.write(out / "report.html", _PAGE.format(style=_STYLE, body="\n".join(body)).encode())
+
+
+def sentence(found: Verdict | None, measure: Measure) -> str:
+    """The verdict on the paper's layer in words."""
+    if found is None:
+        return "not measured"
+    if found.lead is None or found.rival is None:
+        return (
+            "nothing to compare"
+            if found.winner == PAPER
+            else "not in this run, or measured on too few faces"
+        )
+    amount = _number(found.lead._replace(value=abs(found.lead.value)), measure.digits)
+    if found.winner == PAPER:
+        text = f"yes, by {amount} before {found.rival}"
+    else:
+        text = f"no, {found.rival} is better by {amount}"
+    return text if found.clear else f"{text}, which is no clear difference"
+
+
+def _verdicts(measures: Sequence[Measure], layers: Sequence[str], results: Sequence[Result]) -> str:
+    lines = []
+    for measure in measures:
+        found = verdict(results, layers, measure)
+        winner = "" if found is None else found.winner
+        answer = escape(sentence(found, measure))
+        lines.append(f"<tr><th>{_title(measure)}</th><td>{winner}</td><td>{answer}</td></tr>")
+    note = (
+        f"The winner has the best mean of the losses that could be measured on at least "
+        f"{ENOUGH:.0%} of the faces that another could. A lead is the mean over faces of the "
+        f"difference between {PAPER} and the best other loss, with its 95 % interval: no clear "
+        "difference if that holds 0. Many losses are compared, so a narrow win may be chance."
+    )
+    head = "<tr><th>measure</th><th>winner</th><th>answer</th></tr>"
+    return _table(head, lines, "words") + f'<p class="note">{note}</p>'
+
+
+def _means(measures: Sequence[Measure], layers: Sequence[str], results: Sequence[Result]) -> str:
+    winners = [verdict(results, layers, measure) for measure in measures]
+    titles = "".join(f'<th class="number">{_title(measure)}</th>' for measure in measures)
+    lines = []
+    for layer in layers:
+        cells = []
+        for measure, won in zip(measures, winners, strict=True):
+            found = mean(list(by_face(results, layer, measure.field).values()))
+            text = "" if found is None else _number(found, measure.digits)
+            best = " best" if won is not None and won.winner == layer else ""
+            cells.append(f'<td class="number{best}">{text}</td>')
+        done = [r for r in results if r.layer == layer and r.found is not None]
+        missing = f"{lost(results, layer)} of {len(done)}" if done else ""
+        paper = ' class="paper"' if layer == PAPER else ""
+        lines.append(
+            f"<tr{paper}><th>{escape(layer)}</th>{''.join(cells)}"
+            f'<td class="number">{missing}</td></tr>'
+        )
+    note = (
+        "Means with 95 % intervals over the faces; the best is bold. Identity: dlib's distance "
+        "between target and reconstruction, below 0.6 is one person. Landmark error: mean distance "
+        "of the 68 points, in parts of the distance between the eyes, where a face is found in the "
+        "reconstruction; no face: where none is."
+    )
+    head = f'<tr><th>loss</th>{titles}<th class="number">no face</th></tr>'
+    return _table(head, lines, "numbers") + f'<p class="note">{note}</p>'
+
+
+def _pictures(
+    out: epath.Path, names: Sequence[str], layers: Sequence[str], results: Sequence[Result]
+) -> str:
+    of = {(result.name, result.layer): result for result in results}
+    lines = []
+    for name in names[:SHOWN]:
+        target = folder_of(out, PIXELS) / "targets" / f"{name}.png"
+        cells = [f"<th>{_figure(target, name)}</th>"]
+        for layer in layers:
+            result = of[name, layer]
+            if result.status != OK:
+                cells.append(f"<td>{escape(result.status)}</td>")
+                continue
+            text = "" if result.identity is None else f"{result.identity:.2f}"
+            text += ", no face" if result.found == 0 else ""
+            path = folder_of(out, layer) / "reconstructions" / f"{name}.png"
+            cells.append(f"<td>{_figure(path, text)}</td>")
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    note = "Below each reconstruction: its identity distance."
+    if len(names) > SHOWN:
+        note += f" The first {SHOWN} of {len(names)} faces are shown."
+    head = "".join(f"<th>{escape(layer)}</th>" for layer in ["target", *layers])
+    return _table(f"<tr>{head}</tr>", lines, "faces") + f'<p class="note">{note}</p>'
+
+
+def _figure(path: epath.Path, text: str) -> str:
+    tag = image_tag(Picture(load_image(path), SIDE * 4 // 3), SIDE)
+    return f"<figure>{tag}<figcaption>{escape(text)}</figcaption></figure>"
+
+
+def _table(head: str, lines: Sequence[str], kind: str) -> str:
+    body = "\n".join(lines)
+    return (
+        f'<div class="wide" tabindex="0"><table class="{kind}"><thead>{head}</thead>'
+        f"<tbody>\n{body}\n</tbody></table></div>"
+    )
+
+
+def _title(measure: Measure) -> str:
+    return f"{escape(measure.title)} {'&#8593;' if measure.more else '&#8595;'}"
+
+
+def _number(found: Mean, digits: int) -> str:
+    text = f"{found.value:.{digits}f}"
+    return text if found.margin is None else f"{text} \N{PLUS-MINUS SIGN} {found.margin:.{digits}f}"
+
+
+_STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #8882; }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 1.5rem auto; max-width: 82rem;
+  padding: 0 1rem; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.15rem; margin: 1.8rem 0 .5rem; }
+dl { display: flex; flex-wrap: wrap; gap: .4rem 1.6rem; margin: 0; }
+dt { font-size: .8rem; opacity: .7; } dd { margin: 0; overflow-wrap: anywhere; }
+.wide { overflow-x: auto; }
+table { border-collapse: separate; border-spacing: 0; }
+th, td { padding: .3rem .7rem .3rem 0; border-top: 1px solid var(--line); text-align: left; }
+thead th { border-top: 0; font-size: .85rem; }
+tbody th { font-weight: inherit; }
+th:first-child { position: sticky; left: 0; background: Canvas; }
+.number { font-variant-numeric: tabular-nums; text-align: right; white-space: nowrap; }
+.best { font-weight: 700; }
+.paper td { background: var(--soft); } .paper th { text-decoration: underline; }
+.faces th, .faces td { padding: .2rem; vertical-align: top; }
+figure { margin: 0; width: 96px; } img { display: block; border-radius: 3px; }
+figcaption { font-size: .75rem; overflow-wrap: anywhere; }
+.note { font-size: .85rem; opacity: .8; max-width: 46rem; }
+"""
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; \
+style-src 'unsafe-inline'">
+<title>Which loss draws a face best</title>
+<style>{style}</style>
+</head>
+<body>
+<h1>Which loss draws a face best</h1>
+{body}
+</body>
+</html>
+"""

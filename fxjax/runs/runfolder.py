@@ -1,0 +1,251 @@
+"""The folder of an inversion run: what it was begun with, what is done, its table and report."""
+
+import io
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+
+from fxjax.runs.worklist import OK, Entry
+from fxjax import files, report
+from fxjax.images import load_image, save_image
+from fxjax.types import AnyPhoto, Photo
+
+# Settings that do not change what is found.
+FREE = set("out restart model features devices profile_dir tensorboard save_seconds".split())
+FOLDERS = ("codes", "targets", "reconstructions", "tuned", "curves", "strips", "state")
+FILES = ("results.csv", "report.html", "sheet.png")
+SHEET = 64  # pairs on the contact sheet
+
+
+class Row(NamedTuple):
+    """A line of results.csv."""
+
+    photo: str
+    name: str
+    status: str
+    loss: float | None = None
+    psnr: float | None = None
+    ssim: float | None = None
+    lpips: float | None = None
+    seconds: float | None = None
+    message: str = ""
+    loss_tuned: float | None = None
+    psnr_tuned: float | None = None
+    ssim_tuned: float | None = None
+    lpips_tuned: float | None = None
+
+
+def check(out: epath.Path, settings: Mapping[str, Any], shas: Mapping[str, str]) -> None:
+    """Refuses to go on with other settings than those that the run was begun with (ValueError)."""
+    place = out / "state" / "run.json"
+    if not place.exists():
+        return
+    old, new = json.loads(place.read_text()), json.loads(json.dumps(dict(settings)))
+    changes = [
+        f"--{name} was {old['settings'][name]}, is now {new[name]}"
+        for name in new
+        if name not in FREE and name in old["settings"] and old["settings"][name] != new[name]
+    ]
+    for name in sorted(old["models"].keys() | shas.keys()):
+        was, now = (models.get(name, "none")[:12] for models in (old["models"], shas))
+        if was != now:
+            changes.append(f"the {name} was {was}, is now {now}")
+    if changes:
+        if jax.process_index() == 0:  # config.json has the refused ones by now
+            files.write(out / "config.json", _text(old["settings"]))
+        raise ValueError(
+            f"the run in {out} was begun with other settings: {'; '.join(changes)}; "
+            "give them as they were, another --out, or --restart to begin anew"
+        )
+    if old["devices"] != jax.local_device_count():
+        print(
+            f"this run was begun on {old['devices']} devices, now there are "
+            f"{jax.local_device_count()}: codes are the same only up to rounding"
+        )
+
+
+def begin(
+    out: epath.Path, settings: Mapping[str, Any], shas: Mapping[str, str], *, restart: bool
+) -> None:
+    """Process 0 writes down the settings; with `restart` the results of an earlier run go first.
+
+    Only what a run writes is removed, and only where there was one.
+    """
+    place = out / "state" / "run.json"
+    if jax.process_index() == 0:
+        if restart and place.exists():
+            # the state goes last, so that a killed restart can be restarted
+            files.remove(out, (*FILES, *FOLDERS))
+        if not place.exists():
+            devices = jax.local_device_count()
+            record = {"settings": dict(settings), "models": dict(shas), "devices": devices}
+            files.write(place, _text(record))
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("begun")
+
+
+def _text(record: Any) -> bytes:
+    return (json.dumps(record, indent=2) + "\n").encode()
+
+
+def agree_batch(out: epath.Path, choose: Callable[[], int]) -> int:
+    """The run's batch size: chosen once, by process 0, and written down."""
+    place = out / "state" / "batch.json"
+    if not place.exists() and jax.process_index() == 0:
+        files.write(place, json.dumps(choose()).encode())
+    while not place.exists():
+        time.sleep(0.5)
+    return json.loads(place.read_text())
+
+
+def read_rows(out: epath.Path, first: int) -> list[Row] | None:
+    """The rows of the batch that begins with this face, or None if it is not done.
+
+    It is done if its rows are there and no code of theirs was taken away.
+    """
+    place = _rows_of(out, first)
+    if not place.exists():
+        return None
+    rows = [Row(*row) for row in json.loads(place.read_text())]
+    codes = [out / "codes" / f"{row.name}.npz" for row in rows if row.status == OK]
+    return rows if all(code.exists() for code in codes) else None
+
+
+def write_rows(out: epath.Path, first: int, rows: Sequence[Row]) -> None:
+    """Marks a batch as done."""
+    files.write(_rows_of(out, first), json.dumps(rows).encode())
+
+
+def _rows_of(out: epath.Path, first: int) -> epath.Path:
+    return out / "state" / "rows" / f"{first:07d}.json"
+
+
+def all_rows(out: epath.Path, entries: Sequence[Entry], *, patient: bool) -> list[Row]:
+    """A row for every entry, in their order; `patient` waits for those of other processes."""
+    found: dict[str, Row] = {}
+    first, count = 0, sum(entry.status == OK for entry in entries)
+    while first < count:
+        rows = read_rows(out, first)
+        if rows is None:
+            if not patient:
+                raise RuntimeError(f"the batch from face {first} is not done")
+            time.sleep(0.5)
+            continue
+        found.update((row.name, row) for row in rows)
+        first += len(rows)
+    return [
+        found[entry.name]
+        if entry.status == OK
+        else Row(entry.photo, entry.name, entry.status, message=entry.message)
+        for entry in entries
+    ]
+
+
+def write_table(out: epath.Path, rows: Sequence[Row]) -> None:
+    """Writes results.csv."""
+    write_cells(out / "results.csv", [Row._fields, *rows])
+
+
+def write_cells(path: epath.Path, lines: Iterable[Sequence[Any]]) -> None:
+    """Writes a CSV whose numbers have six digits."""
+    rounded = lambda cell: f"{cell:.6g}" if isinstance(cell, float) else cell
+    files.write_lines(path, [[rounded(cell) for cell in line] for line in lines])
+
+
+def write_report(out: epath.Path, rows: Sequence[Row], facts: Mapping[str, str]) -> None:
+    """Writes report.html, and sheet.png with the first faces' targets and reconstructions."""
+    good = [row for row in rows if row.status == OK]
+    means = {
+        f"mean {title}": f"{np.mean(values):.4g}"
+        for title, values in {
+            "loss": [row.loss for row in good],
+            "PSNR": [row.psnr for row in good],
+            "SSIM": [row.ssim for row in good],
+            "LPIPS-style": [row.lpips for row in good if row.lpips is not None],
+            "PSNR tuned": [row.psnr_tuned for row in good if row.psnr_tuned is not None],
+        }.items()
+        if values
+    }
+    counts = {"faces": str(len(good)), "refused": str(len(rows) - len(good))}
+    strips = any((out / "strips" / f"{row.name}.png").exists() for row in good[:1])
+    tuned = any(row.psnr_tuned is not None for row in good)
+    head = ["target", "reconstruction", *(["tuned"] if tuned else []), "curve"]
+    head += [*(["strip"] if strips else []), "name", "status", "loss", "PSNR", "SSIM"]
+    head += ["LPIPS-style", "seconds"]
+    head += ["PSNR tuned", "SSIM tuned", "LPIPS-style tuned"] if tuned else []
+    cells = _cells(out, rows, strips, tuned)
+    text = report.page("Photos in, codes out", {**counts, **means, **facts}, head, cells)
+    files.write(out / "report.html", text.encode())
+    if good:
+        shown = good[:SHEET]
+        targets = np.stack([_picture(out, "targets", row) for row in shown])
+        found = np.stack([_picture(out, "reconstructions", row) for row in shown])
+        save_image(out / "sheet.png", report.pairs_sheet(targets, found))
+
+
+def _cells(
+    out: epath.Path, rows: Sequence[Row], strips: bool, tuned: bool
+) -> Iterator[list[report.Cell]]:
+    for row in rows:
+        shown: list[report.Cell] = [None, None, *([None] if tuned else []), None]
+        shown += [None] if strips else []
+        if row.status == OK:
+            shown[0] = report.Picture(_picture(out, "targets", row))
+            shown[1] = report.Picture(_picture(out, "reconstructions", row))
+            if row.psnr_tuned is not None:
+                shown[2] = report.Picture(_picture(out, "tuned", row))
+            shown[2 + tuned] = report.Curve(_curve(out / "curves" / f"{row.name}.csv"))
+            if strips:
+                shown[-1] = report.Picture(_picture(out, "strips", row))
+        scores = [row.loss, row.psnr, row.ssim, row.lpips, row.seconds]
+        scores += [row.psnr_tuned, row.ssim_tuned, row.lpips_tuned] if tuned else []
+        status = f"{row.status}: {row.message}" if row.message else row.status
+        yield [*shown, row.name, status, *scores]
+
+
+def _picture(out: epath.Path, folder: str, row: Row) -> Photo:
+    return load_image(out / folder / f"{row.name}.png")
+
+
+def _curve(path: epath.Path) -> list[float]:
+    return [float(line.split(",")[1]) for line in path.read_text().splitlines()[1:]]
+
+
+def write_face(
+    out: epath.Path,
+    entry: Entry,
+    ws: np.ndarray,
+    settings: str,
+    curve: Sequence[float],
+    pictures: Mapping[str, AnyPhoto],
+    noise: Sequence[np.ndarray] = (),
+) -> None:
+    """Writes one face's pictures (folder -> picture), curve, and code, the code last.
+
+    `noise` are its own noise images, kept as noise0, noise1, ... for `invert.with_noise`.
+    """
+    for folder, picture in pictures.items():
+        save_image(out / folder / f"{entry.name}.png", picture)
+    lines = ["step,loss", *(f"{step},{value:.7g}" for step, value in enumerate(curve))]
+    files.write(out / "curves" / f"{entry.name}.csv", ("\n".join(lines) + "\n").encode())
+    unknown = np.full((68, 2), math.nan)
+    landmarks = unknown if entry.landmarks is None else np.array(entry.landmarks)
+    own: dict[str, Any] = {f"noise{index}": image for index, image in enumerate(noise)}
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        ws=ws.astype(np.float32),
+        photo_from_crop=np.array(entry.photo_from_crop),
+        landmarks=landmarks,
+        photo=np.array(entry.photo),
+        settings=np.array(settings),
+        **own,
+    )
+    files.write(out / "codes" / f"{entry.name}.npz", buffer.getvalue())

@@ -1,0 +1,83 @@
+"""Flags that the commands of transfer share, and the library's settings made of them."""
+
+import dataclasses
+from typing import Annotated
+
+from fxjax.runs.masks import read_mask, read_rows
+from fxjax.transfer_types import Settings
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inversion:
+    """Of every command that inverts faces."""
+
+    model: Annotated[str, "generator: a model folder or the name of a shipped model"] = "faces"
+    features: Annotated[str | None, "VGG16 folder; None is what comes with the model"] = None
+    steps: Annotated[int, "inversion steps"] = Settings.steps
+    rate: Annotated[float, "inversion's learning rate"] = Settings.rate
+    pull: Annotated[float, "weight that holds whitened codes near the mean"] = Settings.pull
+    parts: Annotated[tuple[str, ...], "what changes: some of eyes,brows,mouth"] = Settings.parts
+    covered: Annotated[bool, "go on even if a mouth seems to be covered"] = Settings.covered
+
+    def settings(self) -> Settings:
+        """The library's settings. ValueError for what is out of range."""
+        if self.steps < 1:
+            raise ValueError(f"--steps={self.steps}: want 1 or more")
+        kept = ("steps", "rate", "pull", "parts", "covered")
+        return Settings(**{name: getattr(self, name) for name in kept})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Search(Inversion):
+    """Of those that rank masks."""
+
+    rows: Annotated[str, "rows to search: all, or such as 0-2,5,6+7 (+ ties rows)"] = "all"
+    keep_pose: Annotated[bool, "leave out the rows up to 8 pixels, which carry the pose"] = False
+    weight: Annotated[float, "of the appearance in the score E + weight * A"] = Settings.weight
+    score_size: Annotated[int, "pixels at which all masks are scored"] = Settings.score_size
+    readout: Annotated[
+        int | None, "score on StyleGAN2's picture of so many pixels, before later rows"
+    ] = Settings.readout
+
+    def settings(self) -> Settings:
+        """The library's settings. ValueError for what is out of range."""
+        if self.score_size < 1:
+            raise ValueError(f"--score_size={self.score_size}: want 1 or more")
+        return dataclasses.replace(
+            super().settings(),
+            rows=read_rows(self.rows),
+            keep_pose=self.keep_pose,
+            weight=self.weight,
+            score_size=self.score_size,
+            readout=self.readout,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Drawing(Inversion):
+    """Of those that change photos."""
+
+    strength: Annotated[float, "how much of the expression, 0 to 1.5"] = Settings.strength
+    tuning: Annotated[int, "steps that fit the weights to the person; 0: none"] = Settings.tuning
+    refine: Annotated[int, "steps that move the code to the expression; 0: none"] = Settings.refine
+
+    def settings(self) -> Settings:
+        """The library's settings. ValueError for what is out of range."""
+        if not 0 <= self.strength <= 1.5:
+            raise ValueError(f"--strength={self.strength}: want 0 (none) to 1.5")
+        for name in ("tuning", "refine"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name}={getattr(self, name)}: want 0 (none) or more steps")
+        kept = {name: getattr(self, name) for name in ("strength", "tuning", "refine")}
+        return dataclasses.replace(super().settings(), **kept)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Transfer(Search, Drawing):
+    """Of those that do both."""
+
+    mask: Annotated[str | None, "no search: 0s and 1s, row 0 first; 1 is the expression's"] = None
+
+    def settings(self) -> Settings:
+        """The library's settings. ValueError for what is out of range."""
+        return dataclasses.replace(super().settings(), mask=read_mask(self.mask))
