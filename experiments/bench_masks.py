@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from experiments.bench_models import BASES
 from fxjax import losses, score, sharding
 from fxjax.cli import launch
 from fxjax.codes import mix, search
@@ -65,7 +64,7 @@ def main(config: Config) -> None:
 def measure(config: Config, model: str, size: int, rows: int, best: float) -> list[str]:
     """One row of the table."""
     dtype, make = jnp.dtype(config.dtype), {"stylegan1": StyleGAN1, "stylegan2": StyleGAN2}[model]
-    widths = default_widths(size, config.base or BASES[model], 512)
+    widths = default_widths(size, config.base or bench.BASES[model], 512)
     neutral: dict[str, Any] = {"mean": (0.0,) * 3, "deviation": (1.0,) * 3, "bgr": False}
     features = VGG16((64, 128, 256), **neutral, dtype=dtype, rngs=nnx.Rngs(0))
     generator = make(size, widths, dtype=dtype, rngs=nnx.Rngs(0))

@@ -21,8 +21,6 @@ from fxjax.nn.stylegan2 import StyleGAN2
 from fxjax.runs import bench
 from fxjax.types import Codes
 
-BASES = {"stylegan1": 16384, "stylegan2": 32768}  # official channels: min(base / size, 512)
-
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -52,7 +50,7 @@ def make(model: str, size: int, dtype: str) -> Any:
     makers = {"stylegan1": StyleGAN1, "stylegan2": StyleGAN2}
     if model not in makers:
         raise ValueError(f"--models: no {model!r}; there are {', '.join(makers)}")
-    widths = default_widths(size, BASES[model], 512)
+    widths = default_widths(size, bench.BASES[model], 512)
     return makers[model](size, widths, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
 
 

@@ -6,27 +6,21 @@ Examples:
 """
 
 import dataclasses
-import functools
 import math
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, UInt8
 
 from fxjax import load
 from fxjax.cli import launch
-from fxjax.codes.seeds import map_seeds, one_hot, parse_seeds
+from fxjax.codes.seeds import draw, map_seeds, one_hot, parse_seeds
 from fxjax.files import absolute
-from fxjax.images import contact_sheet, save_image, to_uint8
-from fxjax.nn.generator import synthesize, with_random_noise, without_noise
-from fxjax.types import Codes, Photo, Photos
+from fxjax.images import contact_sheet, save_image
+from fxjax.types import Photo, Photos
 
 # 4-8 px: pose and shape; 16-32 px: features; 64 px and up: colours (arXiv:1812.04948, figure 3).
 SETS = {"coarse": range(4), "middle": range(4, 8), "fine": range(8, 18)}
-BATCH = 4  # always, so that a picture does not depend on how many are asked for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,31 +67,6 @@ def main(config: Config) -> None:
         cells = draw(generator, mixed, [seed for seed in seeds for _ in others], config.noise)
         save_image(out / f"mix_{name}.png", grid(cells, top, pictures))
         print(f"wrote {out / f'mix_{name}.png'}: rows {np.flatnonzero(mask)} from the top pictures")
-
-
-def draw(generator: Any, codes: Codes, seeds: Sequence[int], noise: str) -> Photos:
-    """Pictures of codes; random noise follows from a picture's seed alone."""
-    pictures = []
-    for start in range(0, len(seeds), BATCH):
-        chosen = np.arange(start, start + BATCH).clip(max=len(seeds) - 1)
-        batch = _draw(generator, codes[chosen], np.asarray(seeds, np.int32)[chosen], noise)
-        pictures.append(np.asarray(batch)[: len(seeds) - start])
-    return np.concatenate(pictures)
-
-
-@functools.partial(jax.jit, static_argnums=3)
-def _draw(
-    generator: Any, codes: Codes, seeds: Int[Array, " batch"], noise: str
-) -> UInt8[Array, "batch height width 3"]:
-    if noise != "random":
-        chosen = without_noise(generator) if noise == "none" else generator
-        return to_uint8(synthesize(chosen, codes))
-
-    def one(code, seed):
-        key = jax.random.fold_in(jax.random.key(seed), 1)  # the key itself drew z
-        return to_uint8(synthesize(with_random_noise(generator, key, 1), code[None])[0])
-
-    return jax.vmap(one)(codes, seeds)
 
 
 def grid(cells: Photos, top: Photos, left: Photos) -> Photo:

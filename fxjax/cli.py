@@ -25,10 +25,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import (
     Annotated,
     Any,
-    ClassVar,
     Literal,
     NamedTuple,
-    Protocol,
     TypeVar,
     Union,
     get_args,
@@ -41,14 +39,7 @@ from absl import flags
 
 from fxjax import files
 
-
-class Settings(Protocol):
-    """Any dataclass."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-
-Config = TypeVar("Config", bound=Settings)
+Config = TypeVar("Config")  # a frozen dataclass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +98,7 @@ def launch(config_class: type[Config], main: Callable[[Config], None]) -> None:
 
 
 @contextlib.contextmanager
-def _record(config: Settings) -> Iterator[None]:
+def _record(config: Any) -> Iterator[None]:
     """Writes <out>/config.json; takes it back if an error comes before anything else is there."""
     out = getattr(config, "out", None)
     if out is None or jax.process_index() != 0:
@@ -131,7 +122,8 @@ def parse(config_class: type[Config], arguments: Sequence[str]) -> tuple[Config,
     Raises ValueError for a flag or an entry of the file that is unknown, of the wrong type or
     missing, and FileNotFoundError if there is no such file.
     """
-    own, common = _fields(config_class), _fields(Process)
+    make: Any = config_class
+    own, common = _fields(make), _fields(Process)
     values = flags.FlagValues()  # not absl's global ones: each call starts afresh
     for field in own + common:
         _define(values, field)
@@ -151,17 +143,18 @@ def parse(config_class: type[Config], arguments: Sequence[str]) -> tuple[Config,
     if missing:
         raise ValueError(f"{', '.join(missing)} must be given (--help lists all flags)")
     return (
-        config_class(**{field.name: _value(values, field) for field in own}),
+        make(**{field.name: _value(values, field) for field in own}),
         Process(**{field.name: _value(values, field) for field in common}),
     )
 
 
 def part_of(config: Any, cls: type[Config]) -> Config:
     """The settings of `cls` as the fields of the same names in `config` have them."""
-    return cls(**{field.name: getattr(config, field.name) for field in dataclasses.fields(cls)})
+    make: Any = cls
+    return make(**{field.name: getattr(config, field.name) for field in dataclasses.fields(make)})
 
 
-def describe(config_class: type[Settings], doc: str) -> str:
+def describe(config_class: Any, doc: str) -> str:
     """The text of --help: `doc`, then each flag with its default."""
     lines = [doc.strip(), ""]
     for title, cls in {"Settings": config_class, "Every command has": Process}.items():
@@ -200,7 +193,7 @@ def _start(process: Process) -> None:
         raise ValueError("--num_processes and --process_id need --coordinator=host:port")
 
 
-def _fields(cls: type[Settings]) -> list[Field]:
+def _fields(cls: Any) -> list[Field]:
     """The settings of a dataclass whose fields are all Annotated[type, "help"]."""
     hints, found = get_type_hints(cls, include_extras=True), []
     for field in dataclasses.fields(cls):

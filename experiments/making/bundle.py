@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from experiments.sample import draw
 from fxjax import checkpoint, files, load, zoo
-from fxjax.codes.seeds import map_seeds, one_hot
+from fxjax.codes.seeds import draw, map_seeds, one_hot
 from fxjax.faces import detect
 from fxjax.images import save_image
 from fxjax.training import face_features, feature_run, gan, generator_measures, snapshot

@@ -1,14 +1,19 @@
-"""Random codes by seed: a seed's code does not depend on which others are drawn with it."""
+"""Random codes by seed and their pictures: neither depends on which others are drawn with it."""
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, ScalarLike
+import numpy as np
+from jaxtyping import Array, Float, Int, ScalarLike, UInt8
 
-from fxjax.nn.generator import Generator, codes
-from fxjax.types import Code, Codes
+from fxjax.images import to_uint8
+from fxjax.nn.generator import Generator, codes, synthesize, with_random_noise, without_noise
+from fxjax.types import Code, Codes, Photos
+
+BATCH = 4  # always, so that a picture does not depend on how many are asked for
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -62,3 +67,28 @@ def _map(
 ) -> Code:
     z = jax.random.normal(jax.random.key(seed), (1, generator.latent))
     return codes(generator, z, label[None] if generator.labels else None, psi=psi, cutoff=cutoff)[0]
+
+
+def draw(generator: Any, ws: Codes, seeds: Sequence[int], noise: str) -> Photos:
+    """Pictures of codes; random noise follows from a picture's seed alone."""
+    pictures = []
+    for start in range(0, len(seeds), BATCH):
+        chosen = np.arange(start, start + BATCH).clip(max=len(seeds) - 1)
+        batch = _draw(generator, ws[chosen], np.asarray(seeds, np.int32)[chosen], noise)
+        pictures.append(np.asarray(batch)[: len(seeds) - start])
+    return np.concatenate(pictures)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _draw(
+    generator: Any, ws: Codes, seeds: Int[Array, " batch"], noise: str
+) -> UInt8[Array, "batch height width 3"]:
+    if noise != "random":
+        chosen = without_noise(generator) if noise == "none" else generator
+        return to_uint8(synthesize(chosen, ws))
+
+    def one(code, seed):
+        key = jax.random.fold_in(jax.random.key(seed), 1)  # the key itself drew z
+        return to_uint8(synthesize(with_random_noise(generator, key, 1), code[None])[0])
+
+    return jax.vmap(one)(ws, seeds)

@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
-from experiments import sample
 from fxjax.codes import seeds
 from fxjax.faces import detect, expression
 from fxjax.faces.align import Landmarks
@@ -202,6 +201,6 @@ def codes(generator: Any, numbers: Sequence[int], psi: float) -> Codes:
 
 def drawn(generator: Any, codes: Codes, numbers: Sequence[int], size: int) -> Photos:
     """Pictures of `size` pixels."""
-    made = sample.draw(generator, codes, numbers, "const")
+    made = seeds.draw(generator, codes, numbers, "const")
     way = cv2.INTER_AREA if made.shape[1] > size else cv2.INTER_CUBIC
     return np.stack([cv2.resize(picture, (size, size), interpolation=way) for picture in made])

@@ -19,7 +19,6 @@ from etils import epath
 from tqdm import tqdm
 
 from fxjax.runs import inversion, runfolder, transfer_flags, worklist
-from experiments import invert
 from fxjax.runs.photos import beside, find, fits_a_line, free_name, photo_names, shown
 from fxjax.faces import align
 from fxjax import files, images, tables, zoo
@@ -132,11 +131,7 @@ def invert_all(
         face=config.face,
         restart=config.restart,
     )
-    try:
-        invert.main(own)
-    except SystemExit as stop:  # some photos failed: their pairs will say so
-        if not isinstance(stop.code, str):
-            raise
+    inversion.invert_photos(own)  # pairs of photos that failed will say so
     entries = worklist.wait(folder)
     if jax.process_count() > 1:  # each returned when its own share was done
         runfolder.all_rows(folder, entries, patient=True)

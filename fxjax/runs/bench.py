@@ -16,6 +16,7 @@ from jax import lax
 # (height = width, channels, out) of 3x3 convolutions, and the side of square matrix products.
 CONVS = ((32, 512, 512), (64, 256, 256), (128, 128, 128), (256, 64, 64))
 MATMULS = (1024, 2048)
+BASES = {"stylegan1": 16384, "stylegan2": 32768}  # official channels: min(base / size, 512)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from fxjax.runs import runfolder, starts
+from fxjax.runs import runfolder, starts, worklist
+from fxjax.runs.progress import Progress
 from fxjax.runs.runfolder import Row
 from fxjax.runs.descent import Found, Models, Search
 from fxjax.runs.tuning import Tuner
@@ -192,6 +193,39 @@ def make_loss(generator: Generator, features: Any, config: Config) -> Any:
 def check_start(config: Config, search: Search, entries: Sequence[Entry]) -> None:
     """Reads all codes that --start names once, so that a bad one is an error now."""
     starts.check(config.start, search.models, entries)
+
+
+def invert_photos(config: Config) -> list[Row]:
+    """Lists the faces, inverts those that are not done yet, and writes the table and the report.
+
+    Returns a row for every face and every refused photo; none but in the first process.
+    """
+    out, chief = files.absolute(config.out), jax.process_index() == 0
+    sums, settings = shas(config), dataclasses.asdict(config)
+    if not config.restart:
+        runfolder.check(out, settings, sums)
+    search = prepare(config)
+    runfolder.begin(out, settings, sums, restart=config.restart)
+    if chief:
+        entries = worklist.make(out, config.images, faces_of(config, search))
+    else:
+        entries = worklist.wait(out)
+    check_start(config, search, entries)
+    tuning = tuner(config, search)
+    count = sum(entry.status == worklist.OK for entry in entries)
+    batch = runfolder.agree_batch(out, lambda: config.batch or search.batch(count))
+    note = json.dumps(settings | sums | {"batch": batch})
+    with Progress(out, entries, batch, tensorboard=config.tensorboard) as progress:
+        told = progress.move, progress.finished
+        run(out, entries, search, batch, note, *told, tuner=tuning)
+    if not chief:
+        return []
+    rows = runfolder.all_rows(out, entries, patient=jax.process_count() > 1)
+    runfolder.write_table(out, rows)
+    facts = {name: str(getattr(config, name)) for name in ("model", "steps", "rate", "space")}
+    facts |= {"loss": kind_of(config), "device": sharding.described()}
+    runfolder.write_report(out, rows, facts | {"computed in": config.dtype})
+    return rows
 
 
 def run(
