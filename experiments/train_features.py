@@ -7,8 +7,8 @@
 TensorBoard scalars. --preset=smoke makes all else tiny: it runs through in seconds.
 """
 
-from fxjax import presets
+from fxjax import cli
 from fxjax.training import feature_run
 
 if __name__ == "__main__":
-    presets.launch_run(feature_run.run, feature_run.Run, feature_run.PRESETS, "faces")
+    cli.launch_run(feature_run.run, feature_run.Run, feature_run.PRESETS, "faces")

@@ -6,8 +6,8 @@ Each preset sets all flags below its own; flags given override it. --out gets ch
 (a model folder for fxjax.load), sample grids, metrics.csv and TensorBoard scalars.
 """
 
-from fxjax import presets
+from fxjax import cli
 from fxjax.training import gan_run
 
 if __name__ == "__main__":
-    presets.launch_run(gan_run.run, gan_run.Run, gan_run.PRESETS, "faces128")
+    cli.launch_run(gan_run.run, gan_run.Run, gan_run.PRESETS, "faces128")

@@ -8,8 +8,8 @@ Each preset sets all flags below its own; flags given override it. --out gets ch
 TensorBoard scalars.
 """
 
-from fxjax import presets
+from fxjax import cli
 from fxjax.labels import training
 
 if __name__ == "__main__":
-    presets.launch_run(training.run, training.Run, training.PRESETS, "label64")
+    cli.launch_run(training.run, training.Run, training.PRESETS, "label64")

@@ -14,7 +14,7 @@ from typing import Annotated
 import jax
 import numpy as np
 
-from fxjax import checkpoint, presets, sharding
+from fxjax import checkpoint, cli, sharding
 from fxjax.training import landmark_data, landmarker, loop
 from fxjax.training.landmarker import Settings, TrainState
 
@@ -78,4 +78,4 @@ def run(options: Run, settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    presets.launch_run(run, Run, PRESETS, "faces")
+    cli.launch_run(run, Run, PRESETS, "faces")

@@ -10,18 +10,26 @@
         launch(Config, main)
 
 A field is a str, int, float, bool or Literal of strings, one of these `| None`, or a tuple[T, ...],
-given as a comma-separated list. `--config=file.json` fills fields by name; flags override it.
+given as a comma-separated list. `--config=file.json` fills fields by name; flags override it. The
+flag --preset of a training run chooses the defaults of its other flags.
+
+`main` is the command `fxjax`, which reaches the project's commands from any folder.
 """
 
+import ast
 import contextlib
 import dataclasses
+import difflib
+import importlib.util
+import itertools
 import json
 import os
 import pathlib
+import runpy
 import sys
 import traceback
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import (
     Annotated,
     Any,
@@ -70,6 +78,9 @@ class Field(NamedTuple):
     default: Any  # dataclasses.MISSING if it must be given
 
 
+HOME = pathlib.Path(__file__).resolve().parent.parent  # where the commands lie too
+HIDDEN = {"hdf5"}  # a process of its own for `converters.source`
+HELP = {"-h", "-help", "--help"}
 PARSERS = {str: flags.ArgumentParser, int: flags.IntegerParser, float: flags.FloatParser}
 
 
@@ -81,7 +92,7 @@ def launch(config_class: type[Config], main: Callable[[Config], None]) -> None:
     """
     show = os.environ.get("FXJAX_TRACEBACK", "0") != "0"
     try:
-        if {"-h", "-help", "--help"} & set(sys.argv[1:]):
+        if HELP & set(sys.argv[1:]):
             print(describe(config_class, sys.modules[main.__module__].__doc__ or ""))
             return
         config, process = parse(config_class, sys.argv[1:])
@@ -95,6 +106,51 @@ def launch(config_class: type[Config], main: Callable[[Config], None]) -> None:
         sys.exit(f"error: {' '.join(str(error).split()) or type(error).__name__}")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def main() -> None:
+    """The command `fxjax NAME --flags`, as `python -m experiments.NAME --flags` in a clone."""
+    commands, (name, *rest) = _commands(), sys.argv[1:] or ["--help"]
+    if name in HELP:
+        print("fxjax COMMAND --flag=value ...; fxjax COMMAND --help lists the flags.\n")
+        width = max(map(len, commands))
+        for known, path in commands.items():
+            doc = ast.get_docstring(ast.parse(path.read_text())) or ""
+            print(f"  {known:{width}}  {doc.partition(chr(10))[0]}")
+        return
+    if name not in commands:
+        near = difflib.get_close_matches(name, commands, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        sys.exit(f"error: there is no command {name!r}; {hint}fxjax --help lists all")
+    for package in ("experiments", "converters"):  # ours, whatever else has these names
+        _import_ours(package)
+    sys.argv = [f"fxjax {name}", *rest]
+    module = ".".join(commands[name].relative_to(HOME).with_suffix("").parts)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _commands() -> dict[str, pathlib.Path]:
+    """The files of all commands by name, those for making the shipped models last."""
+    found = {}
+    for folder in ("experiments", "converters", "experiments/making"):
+        for path in sorted((HOME / folder).glob("*.py")):
+            if path.stem in HIDDEN or '\nif __name__ == "__main__":' not in path.read_text():
+                continue
+            making = "making." if folder == "experiments/making" else ""
+            found[f"{making}{path.stem}"] = path
+    return found
+
+
+def _import_ours(package: str) -> None:
+    """Imports the package that lies beside this one."""
+    folder = HOME / package
+    spec = importlib.util.spec_from_file_location(
+        package, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[package] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[package])
 
 
 @contextlib.contextmanager
@@ -152,6 +208,55 @@ def part_of(config: Any, cls: type[Config]) -> Config:
     """The settings of `cls` as the fields of the same names in `config` have them."""
     make: Any = cls
     return make(**{field.name: getattr(config, field.name) for field in dataclasses.fields(make)})
+
+
+def preset_flags(options: type, presets: Mapping[str, Any], preset: str) -> type:
+    """The flags as a dataclass: `options`, then settings with the preset's defaults.
+
+    Raises ValueError for a preset that is not there.
+    """
+    if preset not in presets:
+        raise ValueError(f"no preset {preset!r}; there are {', '.join(presets)}")
+    settings = type(presets[preset])
+    hints = get_type_hints(options, include_extras=True)
+    fields: list[tuple[str, Any, Any]] = [
+        (field.name, hints[field.name], dataclasses.field(default=field.default))
+        for field in dataclasses.fields(options)
+    ]
+    fields.sort(key=lambda field: field[2].default is not dataclasses.MISSING)  # must be given
+    note = Annotated[str, f"sets the flags below: {', '.join(presets)}"]
+    fields.append(("preset", note, dataclasses.field(default=preset)))
+    hints = get_type_hints(settings, include_extras=True)
+    for field in dataclasses.fields(settings):
+        default = dataclasses.field(default=getattr(presets[preset], field.name))
+        fields.append((field.name, hints[field.name], default))
+    return dataclasses.make_dataclass("Config", fields, frozen=True)
+
+
+def chosen_preset(arguments: Sequence[str], default: str) -> str:
+    """The value of --preset, which decides the other flags' defaults."""
+    for argument, following in itertools.zip_longest(arguments, arguments[1:]):
+        name, equals, value = argument.partition("=")
+        if name in ("--preset", "-preset"):
+            return value if equals else following or ""
+    return default
+
+
+def launch_run(
+    run: Callable[[Any, Any], object], options: type, presets: Mapping[str, Any], default: str
+) -> None:
+    """Calls `run` with the options and settings that the command line gives, as `launch` does."""
+    settings = type(presets[default])
+    try:
+        config_class = preset_flags(options, presets, chosen_preset(sys.argv[1:], default))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+    def main(config: Any) -> None:
+        run(part_of(config, options), part_of(config, settings))
+
+    main.__module__ = "__main__"  # whose docstring --help shows
+    launch(config_class, main)
 
 
 def describe(config_class: Any, doc: str) -> str:

@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from trainingruns import one_device
 
 import fxjax
-from fxjax import checkpoint, presets, sharding
+from fxjax import checkpoint, cli, sharding
 from fxjax.labels import label_data, networks, training
 from fxjax.nn.liu_jin import LiuJin
 
@@ -392,9 +392,9 @@ def test_signals_stop_and_save(faces, tmp_path, monkeypatch):
 
 
 def test_presets_are_flags():
-    assert presets.chosen_preset(["--preset=smoke", "--model=fader"], "label64") == "smoke"
-    assert presets.chosen_preset(["--model=fader"], "label64") == "label64"
-    command = functools.partial(presets.command, training.Run, training.PRESETS)
+    assert cli.chosen_preset(["--preset=smoke", "--model=fader"], "label64") == "smoke"
+    assert cli.chosen_preset(["--model=fader"], "label64") == "label64"
+    command = functools.partial(cli.preset_flags, training.Run, training.PRESETS)
     fields = {field.name: field.default for field in dataclasses.fields(command("label128"))}
     assert fields["size"] == 128
     assert fields["dtype"] == "bfloat16"

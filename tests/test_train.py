@@ -23,7 +23,7 @@ from processes import run_two
 from trainingruns import one_device
 
 import fxjax
-from fxjax import checkpoint, presets, sharding
+from fxjax import checkpoint, cli, sharding
 from fxjax.nn.layers import Average, Noise
 from fxjax.nn.stylegan2 import StyleGAN2, StyleGAN2Discriminator
 from fxjax.training import gan, gan_run, objective, snapshot, train_state
@@ -416,12 +416,12 @@ def test_bad_command_lines_end_in_one_line(tmp_path, root):
 
 
 def test_presets_set_the_flags():
-    chosen = functools.partial(presets.chosen_preset, default="faces128")
+    chosen = functools.partial(cli.chosen_preset, default="faces128")
     assert chosen(["--out=a", "--preset", "faces64"]) == "faces64"
     assert chosen(["--preset=smoke"]) == "smoke"
     assert chosen([]) == "faces128"
     for name, preset in gan_run.PRESETS.items():
-        flags = presets.command(gan_run.Run, gan_run.PRESETS, name)
+        flags = cli.preset_flags(gan_run.Run, gan_run.PRESETS, name)
         defaults = {f.name: f.default for f in dataclasses.fields(flags)}
         assert defaults["preset"] == name
         assert dataclasses.asdict(preset).items() <= defaults.items()

@@ -17,7 +17,7 @@ import pytest
 import trainingruns
 
 import fxjax
-from fxjax import checkpoint, presets
+from fxjax import checkpoint, cli
 from fxjax.training import face_features, feature_run, labelled_faces
 from fxjax.training.face_features import Faces, Settings
 
@@ -344,9 +344,9 @@ def test_a_table_without_ratings(files, capsys):
 
 
 def test_presets():
-    assert presets.chosen_preset(["--preset=smoke", "--out=x"], "faces") == "smoke"
-    assert presets.chosen_preset(["--out=x"], "faces") == "faces"
-    command = functools.partial(presets.command, feature_run.Run, feature_run.PRESETS)
+    assert cli.chosen_preset(["--preset=smoke", "--out=x"], "faces") == "smoke"
+    assert cli.chosen_preset(["--out=x"], "faces") == "faces"
+    command = functools.partial(cli.preset_flags, feature_run.Run, feature_run.PRESETS)
     fields = {field.name: field.default for field in dataclasses.fields(command("smoke"))}
     assert fields["widths"] == SMOKE.widths
     assert fields["preset"] == "smoke"

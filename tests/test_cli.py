@@ -3,12 +3,16 @@
 import dataclasses
 import json
 import os
+import pathlib
+import subprocess
 import sys
 from typing import Annotated, Any, Literal
 
 import pytest
 
-from fxjax.cli import Process, launch, parse
+from fxjax.cli import Process, launch, main, parse
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,3 +213,37 @@ def test_help_shows_every_flag(run, capsys, flag):
         assert part in text
     assert "--noise=const|none" in text
     assert "--sizes=int,...\n      which sizes (default: 1,2)" in text
+
+
+def test_the_front_door_lists_every_command_with_a_line(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["fxjax", "--help"])
+    main()
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[2:]]
+    listed = {name for name, line in lines if line}
+    files = [*ROOT.glob("experiments/*.py"), ROOT / "converters" / "convert.py"]
+    assert len(listed) == len(lines)
+    assert listed >= {path.stem for path in files} - {"__init__"}
+    assert "making.pack_model" in listed
+
+
+def test_the_front_door_knows_near_names(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["fxjax", "trasnfer", "--help"])
+    with pytest.raises(SystemExit, match=r"no command 'trasnfer'; did you mean transfer\?"):
+        main()
+
+
+def test_the_front_door_is_not_led_astray_by_other_packages(tmp_path):
+    """A project whose own package has the name of ours."""
+    other = tmp_path / "experiments" / "transfer.py"
+    other.parent.mkdir()
+    (other.parent / "__init__.py").touch()
+    other.write_text("print('theirs')")
+    done = subprocess.run(
+        [sys.executable, "-m", "fxjax", "transfer", "--appearance=A.jpg"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: --expression must be given (--help lists all flags)\n"
