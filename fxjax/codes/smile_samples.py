@@ -15,7 +15,7 @@ from tqdm import tqdm
 from fxjax.codes import seeds
 from fxjax.faces import detect, expression
 from fxjax.faces.align import Landmarks
-from fxjax.types import Codes, Photo, Photos
+from fxjax.types import AnyPhoto, Codes, Photos
 
 SIDE = 256  # pixels in which faces are looked for
 SMILE = ("mouthSmile_L", "mouthSmile_R")
@@ -40,7 +40,7 @@ class Sample(NamedTuple):
     """One picture with its label."""
 
     name: str
-    picture: Photo
+    picture: AnyPhoto
     expression: str
     person: str
 
@@ -61,12 +61,12 @@ class Reader:
     def __init__(self):
         self._detector = detect.Detector()
 
-    def __call__(self, picture: Photo) -> float:
+    def __call__(self, picture: AnyPhoto) -> float:
         """For a square picture of one upright face."""
         found = self.landmarks(picture)
         return float("nan") if found is None else smile(found)
 
-    def landmarks(self, picture: Photo) -> Landmarks | None:
+    def landmarks(self, picture: AnyPhoto) -> Landmarks | None:
         """In the picture's own pixels; None unless one face is found."""
         large = cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
         found = self._detector.glance(large)
@@ -172,11 +172,11 @@ def _moved(
     way: Float[np.ndarray, " dim"],
     numbers: Sequence[int],
     size: int,
-) -> dict[int, Photo]:
+) -> dict[int, AnyPhoto]:
     """Pictures with that expression by number: codes moved as far as it takes."""
     sign, end = (-1, limits.neutral) if name == "neutral" else (1, limits.happiness)
     rows = (np.arange(codes.shape[1]) < MOVED)[:, None]
-    found: dict[int, Photo] = {}
+    found: dict[int, AnyPhoto] = {}
     for step in STEPS:
         left = np.array([k for k, number in enumerate(numbers) if number not in found], int)
         if not len(left):

@@ -20,7 +20,7 @@ from fxjax.labels import networks, training
 from fxjax.labels.label_data import Labelled
 from fxjax.labels.networks import Settings, TrainState
 from fxjax.nn.fader import Classifier, Fader, LatentDiscriminator, Moments
-from fxjax.types import Photo
+from fxjax.types import AnyPhoto
 
 BLOCK = 5  # steps of one model before it is the other's turn
 SMOOTH = 20  # steps over which a reconstruction loss is averaged
@@ -228,7 +228,7 @@ def quality(
     return found
 
 
-def _apart(lpips: losses.Normalized, made: Sequence[Photo], wanted: Sequence[Photo]) -> float:
+def _apart(lpips: losses.Normalized, made: Sequence[AnyPhoto], wanted: Sequence[AnyPhoto]) -> float:
     """The mean distance of pictures in features."""
     look = jax.jit(lambda lpips, picture: lpips.embed(picture))
     each = [

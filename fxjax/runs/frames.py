@@ -16,7 +16,7 @@ from fxjax.faces import align
 from fxjax import files
 from fxjax.images import load_image
 from fxjax.transfer_types import Located
-from fxjax.types import Photo
+from fxjax.types import AnyPhoto
 
 HIGH = 720  # pixels at most of a side-by-side video
 FOLDERS = ("codes", "frames")
@@ -53,7 +53,7 @@ class Source:
             return {self.path.name: self.path.stat().length}
         return {str(path.relative_to(self.path)): path.stat().length for path in self._paths}
 
-    def __iter__(self) -> Iterator[Photo]:
+    def __iter__(self) -> Iterator[AnyPhoto]:
         """The frames as RGB, as far as they can be read."""
         if self._video is None:
             yield from (load_image(path) for path in self._paths or ())
@@ -73,7 +73,7 @@ class Source:
             f"read: {found.promised - found.held} are missing, {found.held - found.read} damaged"
         )
 
-    def write(self, path: epath.Path, pictures: Iterable[Photo], note: str) -> None:
+    def write(self, path: epath.Path, pictures: Iterable[AnyPhoto], note: str) -> None:
         """A picture for each frame of an iteration as a video, at its time and with the sound."""
         found = self._video
         if found is None:
@@ -169,7 +169,7 @@ def write_videos(
     source.write(out / "side_by_side.mp4", pairs, note)
 
 
-def _beside(frame: Photo, photo: Photo) -> Photo:
+def _beside(frame: AnyPhoto, photo: AnyPhoto) -> AnyPhoto:
     """Both at one height, of at most `HIGH` pixels."""
     high = min(len(photo), HIGH)
     sizes = [(max(1, round(each.shape[1] * high / len(each))), high) for each in (frame, photo)]

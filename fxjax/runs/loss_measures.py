@@ -19,7 +19,7 @@ from fxjax import files
 from fxjax.faces.align import Landmarks, eye_distance
 from fxjax.images import from_uint8, load_image
 from fxjax.losses import Normalized
-from fxjax.types import Photo
+from fxjax.types import AnyPhoto
 
 PAPER = "block3_conv3"  # the layer of arXiv:1912.06253
 ENOUGH = 0.9  # of the faces that others measure: a loss must not win by the few easy ones
@@ -109,7 +109,7 @@ class Judge:
     def _identity(self) -> detect.Identity:
         return detect.Identity()
 
-    def __call__(self, name: str, target: Photo, picture: Photo) -> dict[str, float | int | None]:
+    def __call__(self, name: str, target: AnyPhoto, picture: AnyPhoto) -> dict[str, float | int | None]:
         """The measures of one face that an inversion's row lacks; `name` is the target's."""
         lpips = _distance(self.distance, jnp.asarray(picture[None]), jnp.asarray(target[None]))
         found: dict[str, float | int | None] = {"lpips": float(lpips)}
@@ -132,7 +132,7 @@ class Judge:
             "found": int(bool(places)),
         }
 
-    def _landmarks(self, picture: Photo) -> list[Landmarks]:
+    def _landmarks(self, picture: AnyPhoto) -> list[Landmarks]:
         try:
             return [face.landmarks for face in self._detector(picture)]
         except ValueError:  # too small to hold a face

@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from fxjax.runs.worklist import OK, Entry
 from fxjax import files, report
 from fxjax.images import load_image, save_image
-from fxjax.types import AnyPhoto, Photo
+from fxjax.types import AnyPhoto
 
 # Settings that do not change what is found.
 FREE = set("out restart model features devices profile_dir tensorboard save_seconds".split())
@@ -210,7 +210,7 @@ def _cells(
         yield [*shown, row.name, status, *scores]
 
 
-def _picture(out: epath.Path, folder: str, row: Row) -> Photo:
+def _picture(out: epath.Path, folder: str, row: Row) -> AnyPhoto:
     return load_image(out / folder / f"{row.name}.png")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from fxjax import files
-from fxjax.types import Photo
+from fxjax.types import AnyPhoto
 
 MOST_PIXELS = 120_000_000  # of a frame, as of a photo
 # What is read: no playlists, which could name other files and addresses.
@@ -88,7 +88,7 @@ class Video:
         with contextlib.suppress(library().FFmpegError):
             yield from container.demux(*streams)
 
-    def first(self, most: int) -> Iterator[Photo]:
+    def first(self, most: int) -> Iterator[AnyPhoto]:
         """So many frames as RGB, upright; what is damaged is left out and not counted in `read`."""
         self.times, self.read, self.broken, step = [], 0, 0, 0
         usual = max(1, round(1 / (self.rate * self.base)))
@@ -126,7 +126,7 @@ class Video:
             yield from self._packets(container, container.streams.best("audio"))
 
 
-def _upright(frame: Any, stream: Any) -> Photo | None:
+def _upright(frame: Any, stream: Any) -> AnyPhoto | None:
     """A frame as it is shown: turned as its tag says, with square pixels; None if it cannot be."""
     ratio = stream.codec_context.sample_aspect_ratio
     width = round(frame.width * ratio) if ratio else frame.width
@@ -140,7 +140,7 @@ def _upright(frame: Any, stream: Any) -> Photo | None:
 
 def write(
     path: epath.PathLike,
-    pictures: Iterable[Photo],
+    pictures: Iterable[AnyPhoto],
     times: Sequence[int],
     base: Fraction,
     rate: Fraction,
@@ -169,7 +169,7 @@ def write(
 
 def _fill(
     container: Any,
-    pictures: Iterable[Photo],
+    pictures: Iterable[AnyPhoto],
     times: Sequence[int],
     base: Fraction,
     rate: Fraction,

@@ -19,7 +19,7 @@ from fxjax.runs.photos import find, free_name, photo_names, shown
 from fxjax.faces import align, detect
 from fxjax import files
 from fxjax.images import load_image, save_image, to_uint8
-from fxjax.types import Photo
+from fxjax.types import AnyPhoto
 
 OK = "ok"
 SAVE_SECONDS = 20.0
@@ -184,7 +184,7 @@ class Cutter:
         if options.landmark_model is not None and not options.aligned and self._given is None:
             self._detector = detect.Detector(options.landmark_model)  # a bad file ends it all now
 
-    def faces(self, photo: Photo, path: epath.Path) -> tuple[list[tuple[int, detect.Face]], int]:
+    def faces(self, photo: AnyPhoto, path: epath.Path) -> tuple[list[tuple[int, detect.Face]], int]:
         """The chosen faces with their numbers, and how many there are. Raises Refused."""
         if self._given is not None:
             found = [detect.given(points) for points in self._given.get(path, [])]
@@ -205,14 +205,14 @@ class Cutter:
         except ValueError as error:
             raise Refused("no_such_face", str(error)) from error
 
-    def cut(self, photo: Photo, landmarks: align.Landmarks) -> align.Crop:
+    def cut(self, photo: AnyPhoto, landmarks: align.Landmarks) -> align.Crop:
         """One face's crop. Raises Refused."""
         try:
             return align.align(photo, landmarks, self.options.size, force=self.options.realign)
         except ValueError as error:
             raise Refused("bad_face", str(error)) from error
 
-    def whole(self, photo: Photo) -> align.Crop:
+    def whole(self, photo: AnyPhoto) -> align.Crop:
         """A picture that is said to be aligned. Raises Refused."""
         height, width = photo.shape[:2]
         if height != width:

@@ -22,7 +22,7 @@ from fxjax.faces.align import Landmarks
 from fxjax.nn.generator import Generator, codes, synthesize
 from fxjax.nn.vgg16 import VGG16
 from fxjax.training import data, face_features
-from fxjax.types import AnyPhoto, Images, Photo, Photos
+from fxjax.types import AnyPhoto, Images, Photos
 
 SIDE = 256  # pixels at which dlib and PSNR judge
 BATCH = 16  # pictures at once, always, so that a picture does not depend on how many are asked for
@@ -83,12 +83,12 @@ def load_features(features: str | None, model: str) -> tuple[VGG16, str]:
     return zoo.load(features, part="features"), "/".join(epath.Path(features).parts[-2:])
 
 
-def area(picture: Photo, size: int) -> Photo:
+def area(picture: AnyPhoto, size: int) -> AnyPhoto:
     """Averaged down by a whole factor."""
     return cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
 
 
-def enlarge(picture: Photo) -> Photo:
+def enlarge(picture: AnyPhoto) -> AnyPhoto:
     """What the judges see."""
     return cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
 
@@ -130,7 +130,7 @@ class Judge:
             raise ValueError(f"dlib finds no face in the first {PLACING} pictures of the data")
         self.place = np.mean(known, axis=0)
 
-    def landmarks(self, picture: Photo) -> Landmarks | None:
+    def landmarks(self, picture: AnyPhoto) -> Landmarks | None:
         """Landmarks at 256 px of the largest face, or None."""
         found = self.detector(enlarge(picture))
         return detect.choose(found)[0].landmarks if found else None
@@ -206,12 +206,12 @@ def _row(k: int, array: Array) -> Array:
     return array[k : k + 1]
 
 
-def as_images(pictures: Photos | Sequence[Photo]) -> Images:
+def as_images(pictures: Photos | Sequence[AnyPhoto]) -> Images:
     """uint8 to [-1, 1] on the device."""
     return jnp.asarray(images.from_uint8(np.asarray(pictures)))
 
 
-def columns(pictures: Sequence[Photos]) -> Photo:
+def columns(pictures: Sequence[Photos]) -> AnyPhoto:
     """A line for each face: the first set's picture of it, then the others'."""
     shown = np.stack(pictures, axis=1)
     return images.contact_sheet(shown.reshape(-1, *shown.shape[2:]), len(pictures))

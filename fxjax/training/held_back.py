@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from fxjax import checkpoint, images, losses, metrics, zoo
 from fxjax.codes import invert, pivotal
@@ -108,7 +108,9 @@ def untrained(model: str, seed: int) -> StyleGAN2:
     return generator
 
 
-def principal_components(trained: Photos, targets: Photos, count: int) -> Photos:
+def principal_components(
+    trained: UInt8[np.ndarray, "trained height width 3"], targets: Photos, count: int
+) -> Photos:
     """The targets' projections on the mean and first components of the pictures.
 
     Computed from the pictures' products, so its cost is the cube of their number.

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from fxjax import files, images
 from fxjax.nn.landmarks import Landmarks
 from fxjax.training.landmarker import Faces
-from fxjax.types import Photo, Photos
+from fxjax.types import AnyPhoto, Photos
 
 NAMES = ("pictures", "landmarks", "source")  # of the arrays in a file
 HELD_BACK = "samples"  # the source whose last pictures are held back
@@ -63,7 +63,7 @@ def errors(network: Landmarks, pictures: Photos, wanted: np.ndarray) -> dict[str
     return {"all": float(far.mean())} | found
 
 
-def packed(name: str, seen: Sequence[tuple[Photo, Float[np.ndarray, "68 2"]]]) -> bytes:
+def packed(name: str, seen: Sequence[tuple[AnyPhoto, Float[np.ndarray, "68 2"]]]) -> bytes:
     """Faces of one source with their landmarks, as an npz."""
     buffer = io.BytesIO()
     pictures = np.stack([picture for picture, _ in seen]) if seen else np.zeros((0, 1, 1, 3))
