@@ -91,7 +91,7 @@ def multiply_accumulates(model: Fader) -> int:
     return total
 
 
-def smoothed(losses: Sequence[float]) -> Float[np.ndarray, " steps"]:
+def smoothed(losses: Sequence[float | int]) -> Float[np.ndarray, " steps"]:
     """The mean of the last few losses at each step."""
     sums = np.concatenate([[0.0], np.cumsum(losses)])
     ends = np.arange(1, len(losses) + 1)
@@ -191,7 +191,7 @@ def quality(
     judge: Classifier,
     lpips: losses.Normalized,
     identity: assess.Judges | None,
-) -> dict[str, float]:
+) -> dict[str, float | int]:
     """Measures of held-back faces rebuilt, and changed to every other expression, in [-1, 1].
 
     `lpips` compares them in features; `identity` is dlib's distance between a face and its changed

@@ -19,10 +19,10 @@ CLAIMS = {"parameters": "-43.7 %", "time": "-36 %", "quality": "better"}
 HEAD = ("measure", "Liu & Jin", "Fader", "difference", "the paper's claim")
 MASKS = "system A"  # the column of codes that are mixed by masks, if it was measured
 
-Measures = Mapping[str, Mapping[str, float]]
+Measures = Mapping[str, Mapping[str, float | int]]
 
 
-def measures(run: Trained, goal: float) -> dict[str, float]:
+def measures(run: Trained, goal: float) -> dict[str, float | int]:
     """What needs no picture. `goal` is the reconstruction loss that both reached."""
     auto = networks.autoencoder(run.settings, run.state)
     names = run.settings.names()

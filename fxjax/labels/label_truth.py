@@ -66,7 +66,7 @@ def read(
     return Truth(shown[before], wanted, shown[after])
 
 
-def measured(run: Trained, truth: Truth) -> dict[str, float]:
+def measured(run: Trained, truth: Truth) -> dict[str, float | int]:
     """PSNR in dB of the changed faces to how they truly look, and that of leaving them as they are.
 
     The means are over faces; a face that is equal to its wanted one is left out.

@@ -70,7 +70,7 @@ def run(options: Run, settings: Settings) -> TrainState:
     )
     judged = held_back if len(held_back.classes) else trained
 
-    def draw(state: TrainState) -> dict[str, float]:
+    def draw(state: TrainState) -> dict[str, float | int]:
         path = f"{options.out}/samples/{int(state.images):08d}.png"
         shown = judged.take(some(judged))
         images.save_image(path, sheet(shown, changed(settings, state, shown.pictures)))
@@ -146,7 +146,7 @@ def changed(settings: Settings, state: TrainState, pictures: np.ndarray) -> np.n
     return np.stack(every, axis=1)
 
 
-def measured(settings: Settings, state: TrainState, faces: Labelled) -> dict[str, float]:
+def measured(settings: Settings, state: TrainState, faces: Labelled) -> dict[str, float | int]:
     """PSNR of held-back faces rebuilt, and how often the classifier names the wanted expression."""
     pictures, classes = faces.pictures[:MEASURED], faces.classes[:MEASURED]
     every = changed(settings, state, pictures)

@@ -260,7 +260,7 @@ def codes_of(*faces: Known) -> Codes:
     return jnp.asarray(np.stack([face.code for face in faces]))
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
+def interval(values: Sequence[float | int]) -> tuple[float, float]:
     """Mean and the half width of its 95 % interval, without what is not a number."""
     kept = np.array([value for value in values if value is not None and math.isfinite(value)])
     if len(kept) < 2:

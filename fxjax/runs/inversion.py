@@ -235,7 +235,7 @@ def run(
     batch: int,
     settings: str,
     progress: Callable[[float, float], None],
-    finished: Callable[[Row, Sequence[float]], None],
+    finished: Callable[[Row, Sequence[float | int]], None],
     *,
     tuner: Tuner | None = None,
 ) -> None:

@@ -175,7 +175,7 @@ def measure(
     return results
 
 
-def mean(values: Sequence[float]) -> Mean | None:
+def mean(values: Sequence[float | int]) -> Mean | None:
     """The mean with its 95 % interval; None of nothing."""
     count = len(values)
     if not count:
@@ -186,7 +186,7 @@ def mean(values: Sequence[float]) -> Mean | None:
     return Mean(float(np.mean(values)), error * float(stdtrit(count - 1, 0.975)), count)
 
 
-def by_face(results: Sequence[Result], layer: str, field: str) -> dict[str, float]:
+def by_face(results: Sequence[Result], layer: str, field: str) -> dict[str, float | int]:
     """One loss's measured numbers."""
     of_layer = [result for result in results if result.layer == layer]
     numbers = {result.name: getattr(result, field) for result in of_layer}

@@ -66,7 +66,7 @@ class Progress:
                 flush=True,
             )
 
-    def finished(self, row: Row, curve: Sequence[float]) -> None:
+    def finished(self, row: Row, curve: Sequence[float | int]) -> None:
         """A face is done."""
         if self.board is not None and row.status == OK:
             for step, value in enumerate(curve):

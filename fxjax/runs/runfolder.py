@@ -223,7 +223,7 @@ def write_face(
     entry: Entry,
     ws: np.ndarray,
     settings: str,
-    curve: Sequence[float],
+    curve: Sequence[float | int],
     pictures: Mapping[str, AnyPhoto],
     noise: Sequence[np.ndarray] = (),
 ) -> None:

@@ -46,8 +46,8 @@ class Entry:
     name: str
     status: str = OK
     message: str = ""
-    landmarks: list[list[float]] | None = None
-    photo_from_crop: list[list[float]] | None = None
+    landmarks: list[list[float | int]] | None = None
+    photo_from_crop: list[list[float | int]] | None = None
     number: int = 0
     faces: int = 1
 

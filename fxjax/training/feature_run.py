@@ -117,7 +117,7 @@ def architecture(trunk: VGG16) -> dict[str, Any]:
 
 def judge(
     settings: Settings, state: TrainState, faces: Faces, held_back: Faces
-) -> dict[str, float]:
+) -> dict[str, float | int]:
     """The tasks on whole held-back pictures, with the folded trunk.
 
     `landmark_error` is relative to the distance between the eyes' outer corners,

@@ -147,7 +147,7 @@ def _export(options: Run, settings: train_state.Settings, state: train_state.Tra
     snapshot.export(options.out, settings, state, info)
 
 
-def _draw(options: Run, state: train_state.TrainState) -> dict[str, float]:
+def _draw(options: Run, state: train_state.TrainState) -> dict[str, float | int]:
     """Saves a grid of the average generator's pictures: fixed z at psi 1, below at psi 0.7."""
     made = images.to_uint8(np.asarray(_sample(state.average)))
     path = f"{options.out}/samples/{int(state.images):08d}.png"

@@ -149,7 +149,7 @@ def distances(
     embed: Callable[[Iterable[AnyPhoto]], Float[np.ndarray, "_ _"]],
     samples: Float[np.ndarray, "_ _"],
     references: Photos,
-) -> dict[str, float]:
+) -> dict[str, float | int]:
     """Distances of embedded samples to the data, and of the data's halves to each other."""
     known = embed(references)
     half = len(known) // 2
@@ -168,7 +168,7 @@ def copies(
     samples: Float[np.ndarray, "_ _"],
     trained: Float[np.ndarray, "_ _"],
     apart: Float[np.ndarray, "_ _"],
-) -> dict[str, float]:
+) -> dict[str, float | int]:
     """Median distance of samples, and of faces held back, to the nearest face trained on.
 
     The ratio is well below 1 where samples repeat the data.

@@ -182,7 +182,7 @@ def compare(
     loss: Any,
     search: Search,
     components: int,
-) -> tuple[dict[str, dict[str, float]], dict[str, Photos]]:
+) -> tuple[dict[str, dict[str, float | int]], dict[str, Photos]]:
     """Every maker's inversions, PCA (if `components`) and the targets themselves."""
     wanted = look(judge, faces, chosen)
     pictures: dict[str, Photos] = {"target": wanted.targets}
@@ -199,6 +199,6 @@ def compare(
     return table, pictures
 
 
-def _mean(values: Sequence[float]) -> float:
+def _mean(values: Sequence[float | int]) -> float:
     finite = [value for value in values if math.isfinite(value)]
     return float(np.mean(finite)) if finite else math.nan

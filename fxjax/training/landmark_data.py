@@ -54,7 +54,7 @@ def _found(network: Landmarks, pictures: jax.Array) -> jax.Array:
     return network(images.from_uint8(pictures))
 
 
-def errors(network: Landmarks, pictures: Photos, wanted: np.ndarray) -> dict[str, float]:
+def errors(network: Landmarks, pictures: Photos, wanted: np.ndarray) -> dict[str, float | int]:
     """Mean distances by part and of all, in percent of that between the eyes."""
     parts = [_found(network, jnp.asarray(pictures[k : k + 1])) for k in range(len(pictures))]
     eyes = np.linalg.norm(wanted[:, 36:42].mean(1) - wanted[:, 42:48].mean(1), axis=1)

@@ -50,7 +50,7 @@ class Job:
     settings: Any  # a dataclass with `batch`; only with equal ones does a run go on
     total: float  # of `images`
     step: Callable[[Any, int], tuple[Any, Metrics]]
-    draw: Callable[[Any], dict[str, float]]
+    draw: Callable[[Any], dict[str, float | int]]
     export: Callable[[Any], None]
     shown: Mapping[str, str]  # the metrics in a line of progress, each with its format
     unit: str = "images"
@@ -178,7 +178,9 @@ class Log:
             old = tables.read(self.path)
             self.rows = [dict(row) for row in old if row.float(job.unit) <= first]
         self.job, self.last, self.since = job, first, time.monotonic()
-        self.extra: dict[str, float] = {}  # measures of now and then, for the rows from now on
+        self.extra: dict[
+            str, float | int
+        ] = {}  # measures of now and then, for the rows from now on
         self.board = None
         if jax.process_index():
             return
@@ -188,7 +190,7 @@ class Log:
             writer = importlib.import_module("tensorboardX").SummaryWriter  # slow to import
             self.board = writer(f"{job.out}/tensorboard", purge_step=first)
 
-    def write(self, count: int, metrics: dict[str, float]) -> None:
+    def write(self, count: int, metrics: dict[str, float | int]) -> None:
         """Logs the metrics of the step after which `count` were seen."""
         if jax.process_index():
             return
