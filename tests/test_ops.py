@@ -1,6 +1,8 @@
 """Every fast operation against its slow, obvious twin."""
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -212,3 +214,133 @@ def test_conv_adjoints_are_those_of_xla(
 
     for quick, slow in zip(derivatives(fast), derivatives(plain), strict=True):
         close(quick, np.asarray(slow))
+
+
+def spread_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return ops.conv(x, kernel, padding=[(2, 2), (2, 2)], dilation=2)
+
+
+@pytest.mark.parametrize("side", [3, 4])  # StyleGAN2's upsampling; another transposed convolution
+def test_the_form_for_cuda_is_the_same_convolution(
+    monkeypatch: pytest.MonkeyPatch, side: int
+) -> None:
+    """Values and gradients of first and second order, with the kernel turned twice or as it is."""
+    x, kernel = jnp.asarray(draw(2, 6, 7, 5)), jnp.asarray(draw(side, side, 5, 3))
+    cotangent = jnp.asarray(draw(*spread_conv(x, kernel).shape))
+
+    def program() -> jax.stages.Lowered:
+        def first(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, ...]:
+            return jax.vjp(spread_conv, x, kernel)[1](cotangent)
+
+        def squares(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            return jnp.sum(first(x, kernel)[0] ** 2) + jnp.sum(first(x, kernel)[1] ** 2)
+
+        def everything(x: jax.Array, kernel: jax.Array) -> list[jax.Array]:
+            second = jax.grad(squares, argnums=(0, 1))(x, kernel)
+            return [spread_conv(x, kernel), *first(x, kernel), *second]
+
+        return jax.jit(everything).lower(x, kernel)
+
+    plain = program()
+    assert "optimization_barrier" not in plain.as_text()
+    choose = lambda *given, default, cuda=None, cpu=None: (cuda or cpu or default)(*given)
+    monkeypatch.setattr(lax, "platform_dependent", choose)
+    turned = program()
+    assert "optimization_barrier" in turned.as_text()
+    for one, other in zip(turned.compile()(x, kernel), plain.compile()(x, kernel), strict=True):
+        close(one, np.asarray(other))
+
+
+def kernels(function: Callable[..., Any], platform: str, *given: jax.Array) -> list[str]:
+    """What makes the kernel of each dilated convolution of a program, lowered for a platform."""
+    program = jax.jit(function).trace(*given).lower(lowering_platforms=(platform,))
+    module: Any = program.compiler_ir("stablehlo")
+    functions = {each.attributes["sym_name"].value: each for each in module.body.operations}
+    made = []
+
+    def maker(value: Any) -> str:
+        operation = value.owner
+        if not hasattr(operation, "regions"):
+            return "argument"
+        if operation.name == "stablehlo.case":
+            inside = operation
+        elif operation.name == "func.call":
+            inside = functions[operation.attributes["callee"].value]
+        else:
+            return operation.name
+        return maker(list(inside.regions[0].blocks[0].operations)[-1].operands[0])
+
+    def walk(operation: Any) -> None:
+        if operation.name == "stablehlo.convolution":
+            spread = "lhs_dilation" in operation.attributes
+            if spread and max(operation.attributes["lhs_dilation"]) > 1:
+                made.append(maker(operation.operands[1]))
+        for region in operation.regions:
+            for block in region.blocks:
+                for inner in block.operations:
+                    walk(inner.operation)
+
+    walk(module.operation)
+    return made
+
+
+def up(x: jax.Array, kernel: jax.Array, style: jax.Array) -> jax.Array:
+    return ops.modulated_conv(x, kernel, style, up=(1.0, 3.0, 3.0, 1.0))
+
+
+def one_by_one(x: jax.Array, kernel: jax.Array, style: jax.Array) -> jax.Array:
+    return jax.vmap(lambda x, style: up(x[None], kernel, style[None])[0])(x, style)
+
+
+def on_a_mesh(
+    x: jax.Array, kernel: jax.Array, style: jax.Array, *, check_vma: bool = True
+) -> jax.Array:
+    mesh = jax.make_mesh((4,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    whole, split = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("batch")
+    lanes: Any = jax.shard_map(
+        up, mesh=mesh, in_specs=(split, whole, split), out_specs=split, check_vma=check_vma
+    )
+    return lanes(x, kernel, style)
+
+
+def slope(function: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, ...]]:
+    return jax.grad(lambda *given: jnp.sum(function(*given) ** 2), argnums=(0, 1, 2))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        up,
+        one_by_one,
+        on_a_mesh,
+        slope(up),
+        slope(jax.checkpoint(up)),
+        slope(functools.partial(on_a_mesh, check_vma=False)),
+    ],
+)
+def test_only_cuda_turns_the_kernels_of_dilated_convolutions(function: Any) -> None:
+    """XLA makes cuDNN's backward-data convolution of those whose kernel is a reverse."""
+    given = [jnp.asarray(draw(*shape)) for shape in ((4, 8, 8, 5), (3, 3, 5, 3), (4, 5))]
+    found = kernels(function, "cuda", *given)
+    assert found
+    assert set(found) == {"stablehlo.reverse"}
+    for platform in ("cpu", "tpu"):
+        found = kernels(function, platform, *given)
+        assert found
+        assert "stablehlo.reverse" not in found
+
+
+@pytest.mark.parametrize("function", [one_by_one, on_a_mesh])
+def test_upsampling_batched_and_on_a_mesh(function: Any) -> None:
+    given = [jnp.asarray(draw(*shape)) for shape in ((4, 8, 8, 5), (3, 3, 5, 3), (4, 5))]
+    close(jax.jit(function)(*given), np.asarray(up(*given)))
+
+
+def test_a_strided_convolution_goes_backwards_as_cudnn_does() -> None:
+    """The discriminator's: its input's gradient is a dilated convolution."""
+
+    def down(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jnp.sum(ops.conv(x, kernel, padding=[(0, 0), (0, 0)], stride=2) ** 2)
+
+    given = [jnp.asarray(draw(*shape)) for shape in ((2, 9, 9, 5), (3, 3, 5, 3))]
+    assert kernels(jax.grad(down), "cuda", *given) == ["stablehlo.reverse"]

@@ -60,6 +60,8 @@ def _conv(
     XLA's CPU takes the kernel's gradient of a dilated convolution in a naive loop, 30 to 80 times
     slower than this form, and that of a large one 2 to 3 times slower.
     """
+    if dilation > 1:
+        kernel = lax.platform_dependent(kernel, cuda=_turned_twice, default=lambda same: same)
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -69,6 +71,18 @@ def _conv(
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         precision=EXACT,
     )
+
+
+def _turned_twice(
+    kernel: Float[Array, "rows columns channels out"],
+) -> Float[Array, "rows columns channels out"]:
+    """The kernel itself, as the reverse of another.
+
+    XLA takes cuDNN's backward-data kernel for a dilated convolution only if it sees a reverse, and
+    else convolves the inserted zeros: 0.88 ms in place of 0.27 for 128 to 64 channels on an H200.
+    The barrier keeps the two from cancelling.
+    """
+    return lax.rev(lax.optimization_barrier(lax.rev(kernel, (0, 1))), (0, 1))
 
 
 def _conv_backward(
