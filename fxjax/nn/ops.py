@@ -298,8 +298,8 @@ def modulated_conv(
 
     Scales the activations by the style, convolves with the shared kernel, scales by
     1 / sqrt(sum of squares + 1e-8): no kernel per sample, so siblings in a batch are one plain
-    convolution. Convolves in the dtype of `x`; everything else, and the result, is float32. `up`
-    doubles the size, with that FIR filter after the stride-2 transposed convolution.
+    convolution. In the dtype of `x`, but for the sums of squares, which are float32. `up` doubles
+    the size, with that FIR filter after the stride-2 transposed convolution.
     """
     energy = jnp.sum(jnp.square(kernel.astype(jnp.float32)), axis=(0, 1))
     power = jnp.square(style.astype(jnp.float32))
@@ -307,13 +307,13 @@ def modulated_conv(
     kernel = kernel.astype(x.dtype)
     x = (x * style.astype(jnp.float32)[:, None, None, :]).astype(x.dtype)
     if up is None:
-        x = conv(x, kernel).astype(jnp.float32)
+        x = conv(x, kernel)
     else:
         reach = kernel.shape[0] - 1
-        x = conv(x, kernel, padding=[(reach, reach)] * 2, dilation=2).astype(jnp.float32)
+        x = conv(x, kernel, padding=[(reach, reach)] * 2, dilation=2)
         excess = len(up) - 2 - reach  # size 2n + 1 after a 3x3 kernel; the filter brings it to 2n
         x = fir(x, up, pad=((excess + 1) // 2 + 1, excess // 2 + 1), gain=4.0)
-    return x * demodulation[:, None, None, :]
+    return x * demodulation.astype(x.dtype)[:, None, None, :]
 
 
 def instance_norm(x: Features, epsilon: float) -> Features:

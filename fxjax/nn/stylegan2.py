@@ -56,8 +56,8 @@ class StyledConv(nnx.Module):
         style = self.affine(w.astype(jnp.float32))
         y = ops.modulated_conv(x, self.conv.kernel[...], style, up=self.taps)
         noise = self.noise[...].astype(jnp.float32) * self.strength[...].astype(jnp.float32)
-        y = self.conv.add_bias(y + noise[..., None])
-        return _clamped(ops.leaky(y, ROOT2), self.clamp).astype(x.dtype)
+        y = self.conv.add_bias(y + noise[..., None].astype(y.dtype))
+        return _clamped(ops.leaky(y, ROOT2), self.clamp)
 
 
 class ToRGB(nnx.Module):
