@@ -18,7 +18,7 @@ DEMO := runs/demo
 TESTS := -m pytest -n 2 --dist loadfile --durations=20 -m "not slow"
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-oldest test-newest lint clean
+.PHONY: demo test test-oldest test-newest lint docs clean
 
 # Gives a face of the shipped generator (of no real person) the expression of a real photo.
 demo: .venv/stamp
@@ -38,6 +38,11 @@ lint: .venv/stamp
 	$(BIN)/ruff format --check
 	$(BIN)/basedpyright
 
+# The site, in runs/site; a warning, or a page that fetches from another machine, is an error.
+docs: .venv/docs-stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "Open runs/site/index.html"
+
 test-oldest: .venv-oldest/stamp
 	.venv-oldest/bin/python $(TESTS)
 
@@ -48,6 +53,10 @@ test-newest: .venv-newest/stamp
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fxjax needs Python 3.11 or newer; use make PYTHON=...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+.venv/docs-stamp: .venv/stamp
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@
 
 .venv-oldest/stamp: pyproject.toml

@@ -8,7 +8,7 @@ from fxjax.zoo import load
 if TYPE_CHECKING:
     from fxjax.engine import transfer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["__version__", "load", "transfer"]
 
 

@@ -1,0 +1,103 @@
+"""What the pages say: their Python runs, commands and modules exist, links lead somewhere."""
+
+import functools
+import importlib
+import json
+import pathlib
+import re
+
+import pytest
+import yaml
+from PIL import Image
+
+import fxjax
+from fxjax import engine, transfer_types, zoo
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TEXTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.S | re.M)
+FEW = {"steps": 2, "rows": ((4,), (5,), (6,)), "tuning": 1, "refine": 1}
+
+
+def name(path: pathlib.Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with two shipped samples as photos; searches are short, with the shipped model."""
+    short = functools.partial(transfer_types.Settings, **FEW)
+    for module in (transfer_types, engine):
+        monkeypatch.setattr(module, "Settings", short)
+    for photo, seed in {"person": "seed0035", "driver": "seed0058"}.items():
+        sample = Image.open(ROOT / "fxjax" / "zoo" / "faces" / "samples" / f"{seed}.png")
+        sample.save(tmp_path / f"{photo}.jpg", quality=95)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize("path", [p for p in TEXTS if BLOCK.search(p.read_text())], ids=name)
+def test_python_on_pages_runs(path):
+    """A page's blocks run in order, as one program."""
+    text, names = path.read_text(), {"__name__": "page"}
+    for found in BLOCK.finditer(text):
+        above = text[: found.start(1)].count("\n")
+        exec(compile("\n" * above + found[1], path.name, "exec"), names)
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=name)
+def test_notebooks_run(path):
+    cells, names = json.loads(path.read_text())["cells"], {"__name__": "notebook"}
+    for number, cell in enumerate(cells):
+        if cell["cell_type"] == "code":
+            assert not cell["outputs"], "outputs are not kept"
+            exec(compile("".join(cell["source"]), f"cell {number}", "exec"), names)
+    film = Image.open(names["film"])  # pyright: ignore[reportArgumentType]
+    assert film.n_frames > 4  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_every_command_is_on_its_page():
+    named = re.findall(r"<!-- help: ([\w.]+) -->", (ROOT / "docs" / "commands.md").read_text())
+    commands = [
+        name(path).removesuffix(".py").replace("/", ".")
+        for package in ("fxjax", "converters", "experiments")
+        for path in (ROOT / package).rglob("*.py")
+        if '\nif __name__ == "__main__":' in path.read_text()
+    ]
+    assert sorted(named) == sorted(commands)
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=name)
+def test_names_and_links_on_pages_exist(path):
+    text = path.read_text()
+    for module in re.findall(r"^::: ([\w.]+)", text, re.M):
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError:
+            parent, _, attribute = module.rpartition(".")
+            assert hasattr(importlib.import_module(parent), attribute), module
+    for link in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text):
+        cards = path.parent == ROOT / "docs" and link.startswith("cards/")
+        assert cards or (path.parent / link).exists(), link
+    for command in re.findall(r"python -m ((?:experiments|converters)\.\w+)", text):
+        assert importlib.util.find_spec(command), command
+
+
+def test_versions_agree():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == fxjax.__version__
+    assert f"## {fxjax.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.parametrize("card", sorted((ROOT / "fxjax" / "zoo").glob("*/card.md")), ids=name)
+def test_cards_have_the_hubs_head(card):
+    _, head, text = re.split(r"^---\n", card.read_text(), maxsplit=2, flags=re.M)
+    fields = yaml.safe_load(head)
+    assert fields["license"] in ("cc-by-nc-sa-4.0", "mit")
+    assert fields["library_name"] == "fxjax"
+    assert fields["tags"]
+    assert text.lstrip().startswith("# ")
+    shipped = card.parent.name
+    if shipped in zoo.names():
+        assert (fields["license"] == "mit") == ("CC BY" not in text)
