@@ -80,7 +80,7 @@ def test_names_and_links_on_pages_exist(path):
     for link in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", prose):
         cards = path.parent == ROOT / "docs" and link.startswith("cards/")
         assert cards or (path.parent / link).exists(), link
-    for command in re.findall(r"python -m ((?:experiments|converters)\.\w+)", text):
+    for command in re.findall(r"python -m ((?:experiments|converters)[.\w]*\w)", text):
         assert importlib.util.find_spec(command), command
 
 
