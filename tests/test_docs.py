@@ -36,8 +36,14 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+def slow_if_drawn(path: pathlib.Path):
+    """A page or notebook that runs the shipped model compiles its programs, which takes a while."""
+    drawn = re.search(r"fxjax\.transfer\(|Engine\(", path.read_text())
+    return pytest.param(path, id=name(path), marks=pytest.mark.slow if drawn else ())
+
+
 @pytest.mark.usefixtures("place")
-@pytest.mark.parametrize("path", [p for p in TEXTS if BLOCK.search(p.read_text())], ids=name)
+@pytest.mark.parametrize("path", [slow_if_drawn(p) for p in TEXTS if BLOCK.search(p.read_text())])
 def test_python_on_pages_runs(path):
     """A page's blocks run in order, as one program."""
     text, names = path.read_text(), {"__name__": "page"}
@@ -47,7 +53,7 @@ def test_python_on_pages_runs(path):
 
 
 @pytest.mark.usefixtures("place")
-@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=name)
+@pytest.mark.parametrize("path", map(slow_if_drawn, sorted((ROOT / "notebooks").glob("*.ipynb"))))
 def test_notebooks_run(path):
     cells, names = json.loads(path.read_text())["cells"], {"__name__": "notebook"}
     for number, cell in enumerate(cells):
