@@ -12,7 +12,7 @@ os.environ["XLA_FLAGS"] = (
     "--xla_backend_optimization_level=0"  # a quarter less time: LLVM is most of it
 )
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".cache" / "jax")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # small ones are many
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
