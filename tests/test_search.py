@@ -127,12 +127,27 @@ def test_one_program_for_all_calls_and_pairs(judge: scoring.Judge) -> None:
         )
         np.testing.assert_allclose(found[[0, -1]], [[1, 0], [0, 1]], rtol=1e-4, atol=1e-5)
     assert program._cache_size() == before + 1
-    assert told == [(256, 256)] * 2
+    assert told == [(128, 256), (256, 256)] * 2
 
 
 def test_calls() -> None:
-    assert [search._top_bits(groups, 1) for groups in (1, 8, 10, 12, 18)] == [0, 0, 2, 4, 6]
-    assert [search._top_bits(groups, 8) for groups in (1, 8, 12, 18)] == [1, 3, 4, 6]
+    assert [search._top_bits(groups, 1, 16) for groups in (1, 6, 8, 12, 18)] == [0, 0, 2, 6, 12]
+    assert [search._top_bits(groups, 1, 256) for groups in (1, 10, 12, 18)] == [0, 0, 2, 8]
+    assert [search._top_bits(groups, 8, 16) for groups in (1, 8, 12, 18)] == [1, 3, 6, 12]
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+def test_devices_share_nothing_but_the_scores(skip: Any, devices: int) -> None:
+    """One collective in the compiled search, which gathers every device's scores."""
+    mesh = sharding.mesh(jax.devices()[:devices])
+    given = sharding.replicate(skip, mesh)
+    options: Any = {"groups": GROUPS, "top": 2, "width": 4, "mesh": mesh}
+    program: Any = search.subtrees
+    lanes = sharding.split_batch(np.arange(devices, dtype=np.int32), mesh)
+    text = program.lower(*given, lanes, **options).compile().as_text()
+    found = re.findall(r"= (\S+) (all-\w+|collective-\w+|reduce-scatter)(?:-start)?\(", text)
+    gather = [(shape.split("{")[0], name) for shape, name in found]
+    assert gather == ([(f"f32[{devices},16,2]", "all-gather")] if devices > 1 else [])
 
 
 def test_width_follows_the_free_memory(skip: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ def exhaustive(
     if width is None:
         width = fitting_width(case.generator, case.goals, mesh)
     width = min(width, max(2, 2 ** len(groups)))
-    top = _top_bits(len(groups), mesh.size)
+    top = _top_bits(len(groups), mesh.size, width)
     prefixes = np.arange(2**top, dtype=np.int32)
     given: Any = sharding.replicate(case, mesh)
     found = []
@@ -137,12 +137,13 @@ def subtrees(
     return jax.lax.with_sharding_constraint(found, NamedSharding(mesh, everywhere))
 
 
-def _top_bits(groups: int, devices: int) -> int:
-    """Bits that are split over calls: 256 masks or more in each, but at most 64 calls.
+def _top_bits(groups: int, devices: int, width: int) -> int:
+    """Bits that are split over calls: four times as many masks in each as are drawn at once.
 
-    Each call runs the first rows again, which cost little next to its leaves.
+    Each call runs the first rows again, which cost little next to its leaves; between calls it is
+    told how far the search is.
     """
-    wanted = max(min(6, groups - 8), math.ceil(math.log2(devices)))
+    wanted = max(groups - math.ceil(math.log2(4 * width)), math.ceil(math.log2(devices)))
     return min(groups, max(0, wanted))
 
 
