@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from scipy.stats import spearmanr
 
 from fxjax import losses, sharding
 from fxjax import score as scoring
@@ -102,7 +103,7 @@ def test_the_tree_is_exact_with_features_around_the_regions(case: Any) -> None:
     assert np.abs(found[1:-1, 1] - plain[1:-1, 1]).max() > 0.01
 
 
-@pytest.mark.parametrize("devices", [2, 3, 4])
+@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.slow), 3, 4])
 def test_devices_change_nothing(skip: Any, devices: int) -> None:
     """To rounding: each device has its own subtree, and nothing is said between them."""
     one = search.exhaustive(skip, groups=GROUPS, width=8)
@@ -200,7 +201,8 @@ def test_stages(judge: scoring.Judge, options: Any) -> None:
     assert bool(np.all(np.diff(values) >= 0))
     first = np.argsort(search.total(scores, 0.5), kind="stable")[:12]
     assert set(first) == set(found.numbers)
-    assert -1 <= found.agreement <= 1
+    wanted: Any = spearmanr(search.total(scores[found.numbers], 0.5), values)
+    assert found.agreement == pytest.approx(wanted.statistic, abs=1e-6)
 
 
 def test_a_readout_has_no_later_rows(judge: scoring.Judge) -> None:
@@ -233,7 +235,8 @@ def test_beam_of_strengths(skip: Any) -> None:
     assert search.total(narrow.scores, 0.5)[0] <= values[0] + 1e-6  # no worse than the person
     soft = search.relaxed(skip, **options, steps=20)
     assert set(np.unique(soft.amounts)) <= set(strengths)
-    assert search.total(soft.scores, 0.5)[0] >= values.min() - 1e-4
+    (same,) = np.flatnonzero((table == soft.amounts[0]).all(axis=1))
+    assert search.total(soft.scores, 0.5)[0] == pytest.approx(values[same], rel=1e-3)
 
 
 def rates(judge: scoring.Judge, kind: Any) -> dict[str, list[int]]:
