@@ -27,6 +27,10 @@ CARD = "model.json"
 Module = TypeVar("Module", bound=nnx.Module)
 
 
+class Damaged(ValueError):
+    """The files of a model folder are not those that were written."""
+
+
 def flatten(module: nnx.Module) -> dict[str, Array]:
     """All variables of a module by path, such as "rows/3/conv/kernel"."""
     state = nnx.to_flat_state(nnx.state(module))
@@ -97,7 +101,7 @@ def save_model(
     if overwrite and target.exists() and not (target / CARD).exists():
         raise ValueError(f"{target} is not a model folder (no {CARD}), so it is not replaced")
     try:
-        with files.new_folder(target, overwrite=overwrite) as folder:
+        with files.new_folder(target, overwrite=overwrite, marker=CARD) as folder:
             for name, flat in host.items():
                 with _checkpointer() as checkpointer:
                     checkpointer.save(folder / name, args=ocp.args.PyTreeSave(flat))
@@ -125,7 +129,7 @@ def read_card(directory: epath.PathLike) -> dict[str, Any]:
     try:
         card = json.loads((folder / CARD).read_text())
     except ValueError as error:
-        raise ValueError(f"{folder / CARD} is not JSON ({error}); convert it again") from error
+        raise Damaged(f"{folder / CARD} is not JSON ({error}); convert it again") from error
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         found = card.get("format") if isinstance(card, dict) else type(card).__name__
         raise ValueError(
@@ -158,7 +162,7 @@ def restore(
     if part not in parts:
         raise ValueError(f"{folder} has no {part}; it has {', '.join(parts)}")
     if not (folder / part).exists() or _digest(folder / part) != parts[part]["sha256"]:
-        raise ValueError(
+        raise Damaged(
             f"{folder / part} is damaged or incomplete: its files differ from the sha256 in "
             f"{CARD}; convert or copy the model again"
         )
@@ -201,7 +205,7 @@ def _read(folder: epath.Path) -> dict[str, np.ndarray]:
             wanted = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in metadata.tree}
             return checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=wanted))
     except Exception as error:  # its kinds of errors are not documented
-        raise ValueError(f"Orbax cannot read {folder}: {_first_line(error)}") from error
+        raise Damaged(f"Orbax cannot read {folder}: {_first_line(error)}") from error
 
 
 def _digest(folder: epath.Path) -> str:

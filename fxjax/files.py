@@ -2,14 +2,18 @@
 
 import contextlib
 import csv
+import functools
 import io
 import os
+import platform
 import re
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from etils import epath
 
+_LEFT = 600  # seconds after which what a dead process was writing is removed
 _KEPT = ("gs", "s3", "az")  # what epath reads; others are for browsers
 
 
@@ -38,6 +42,10 @@ def write(path: epath.PathLike, data: bytes) -> None:
     name); then nothing new is left.
     """
     target = absolute(path)
+    if _bucket(target):  # where objects appear whole by themselves
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+        return
     temporary = _sibling(target, "tmp")
     with _made(target.parent), _naming(target):
         try:
@@ -55,7 +63,7 @@ def local(path: epath.PathLike) -> Iterator[str]:
     For libraries that write files by themselves; all or nothing, as `write`.
     """
     target = absolute(path)
-    if "://" in os.fspath(target):
+    if _bucket(target):
         with tempfile.TemporaryDirectory() as folder:
             name = os.path.join(folder, target.name)
             yield name
@@ -79,7 +87,7 @@ def filled(path: epath.PathLike) -> Iterator[epath.Path]:
     OSError names the folder.
     """
     target = absolute(path)
-    temporary = target / f".{os.getpid()}.tmp"
+    temporary = _sibling(target / "new", "tmp")
     with _made(target), _naming(target):
         try:
             temporary.mkdir()
@@ -105,11 +113,12 @@ def _move(source: epath.Path, target: epath.Path) -> None:
 @contextlib.contextmanager
 def _made(folder: epath.Path) -> Iterator[None]:
     """Makes a folder; after an error those that were made and are empty are removed again."""
-    chain = () if "://" in os.fspath(folder) else (folder, *folder.parents)
+    chain = () if _bucket(folder) else (folder, *folder.parents)
     new = [each for each in chain if not os.path.lexists(each)]
     try:
         with _naming(folder):
             folder.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
         yield
     except BaseException:
         for each in new:
@@ -162,15 +171,24 @@ def remove(folder: epath.Path, names: Iterable[str]) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(path: epath.PathLike, *, overwrite: bool = False) -> Iterator[epath.Path]:
+def new_folder(
+    path: epath.PathLike, *, overwrite: bool = False, marker: str | None = None
+) -> Iterator[epath.Path]:
     """Yields an empty folder to fill, which becomes `path` when the block ends without an error.
 
     An existing folder is replaced if `overwrite`, else FileExistsError. After any error, Ctrl-C
-    included, an existing folder is as it was and no temporary one is left.
+    included, an existing folder is as it was and no temporary one is left. In a bucket no folder
+    appears at once: the file `marker` goes first and comes last, and what lacks it is not whole.
     """
     target = absolute(path)
+    _sweep(target.parent)
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} exists already; choose another folder or --overwrite it")
+    if _bucket(target):
+        with tempfile.TemporaryDirectory() as folder:
+            yield epath.Path(folder)
+            _upload(epath.Path(folder), target, marker)
+        return
     temporary, old = _sibling(target, "tmp"), _sibling(target, "old")
     with _made(target.parent), _naming(target):
         try:
@@ -188,5 +206,57 @@ def new_folder(path: epath.PathLike, *, overwrite: bool = False) -> Iterator[epa
     old.rmtree(missing_ok=True)
 
 
+def _bucket(path: epath.Path) -> bool:
+    return "://" in os.fspath(path)
+
+
+def _upload(folder: epath.Path, target: epath.Path, marker: str | None) -> None:
+    if marker is not None:
+        (target / marker).unlink(missing_ok=True)
+    if target.exists():
+        target.rmtree()
+    names = [name for name in _names(folder) if name != marker]
+    for name in [*names, *([] if marker is None else [marker])]:
+        write(target / name, (folder / name).read_bytes())
+
+
+def _names(folder: epath.Path, before: str = "") -> Iterator[str]:
+    """All files below a folder, by their paths from there."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            yield from _names(path, f"{before}{path.name}/")
+        else:
+            yield before + path.name
+
+
 def _sibling(path: epath.Path, kind: str) -> epath.Path:
-    return path.parent / f".{path.name}.{os.getpid()}.{kind}"
+    return path.parent / f".{path.name}.{os.getpid()}@{platform.node()}.{kind}"
+
+
+@functools.cache  # once for each folder
+def _sweep(folder: epath.Path) -> None:
+    """Removes what processes of this machine left that were killed, and puts back old folders."""
+    if _bucket(folder) or not folder.exists():
+        return
+    left = re.compile(rf"\.(.+)\.(\d+)@{re.escape(platform.node())}\.(tmp|old)")
+    for path in list(folder.iterdir()):
+        match = left.fullmatch(path.name)
+        if match is None or _alive(int(match[2])):
+            continue
+        with contextlib.suppress(OSError):  # another process was faster
+            if time.time() - path.stat().mtime < _LEFT:
+                continue
+            if match[3] == "old" and not (folder / match[1]).exists():
+                path.rename(folder / match[1])
+            else:
+                _away(path)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True

@@ -1,10 +1,12 @@
 """Model folders: exact, strict, all or nothing, and never anything but arrays and JSON."""
 
+import dataclasses
 import json
 import os
 import pathlib
 import subprocess
 import sys
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import fxjax
 from fxjax import checkpoint, sharding, zoo
 from fxjax.checkpoint import fill, flatten, read_card, restore, save_model
+from fxjax.training import snapshot
 
 
 class Block(nnx.Module):
@@ -203,6 +206,44 @@ def test_any_damaged_file_is_an_error_that_names_the_folder(tmp_path):
                 restore(folder, "generator", make)
         pathlib.Path(path).write_bytes(data)
     assert same(restore(folder, "generator", make), Toy())
+
+
+class State(NamedTuple):
+    """Of a run."""
+
+    images: jax.Array
+    weights: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+    """Of a run."""
+
+    rate: float = 0.1
+
+
+def test_a_damaged_checkpoint_is_said_and_the_one_before_it_taken(tmp_path):
+    def state(images: int) -> State:
+        return State(jnp.asarray(images), jnp.full((3,), float(images)))
+
+    def restored() -> State:
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        found = snapshot.restore(tmp_path, RunSettings(), jax.eval_shape(lambda: state(1)), here)
+        assert found is not None
+        return found
+
+    first, second = (snapshot.save(tmp_path, RunSettings(), state(n)) for n in (8, 16))
+    assert restored().images == 16
+    largest = max(checkpoint._files(second), key=lambda path: path.stat().length)
+    largest.write_bytes(largest.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match="0000000016.* is damaged .*going on from the checkpoint"):
+        assert restored().images == 8
+    (second / "model.json").write_text("{")
+    with pytest.warns(UserWarning, match="is not JSON"):
+        np.testing.assert_array_equal(restored().weights, [8.0] * 3)
+    (first / "model.json").write_text("{")
+    with pytest.warns(UserWarning, match="is not JSON"), pytest.raises(ValueError, match="0000008"):
+        restored()
 
 
 def test_cards_are_validated(tmp_path):

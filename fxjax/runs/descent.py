@@ -1,6 +1,7 @@
-"""Searches the codes of one batch of faces, and can be killed and go on bit for bit.
+"""Searches the codes of one batch of faces, and can be killed and go on.
 
-The search's whole state is saved now and then, between calls of one compiled program.
+The search's whole state is saved now and then, between calls of one compiled program. On CPUs the
+codes are those of a run that was not killed, bit for bit; GPUs add in no fixed order.
 """
 
 import contextlib

@@ -1,7 +1,8 @@
 """Training of a StyleGAN2: the compiled steps that take state to state.
 
 Everything random follows from the seed and the count of images seen, so a run that goes on from a
-saved state is the run that was never stopped.
+saved state is the run that was never stopped: on CPUs bit for bit, on GPUs to rounding, since their
+sums have no fixed order.
 """
 
 import concurrent.futures

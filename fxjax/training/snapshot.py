@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import warnings
 import zipfile
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -60,13 +61,27 @@ def restore(
 ) -> Tree | None:
     """The newest checkpoint as a state like `state` (which may be abstract); None if none is there.
 
-    Raises ValueError if it is of other settings, or damaged.
+    Of a damaged one a warning says so, and the one before it is taken. Raises ValueError if it is
+    of other settings, or if all are damaged.
     """
     found = _checkpoints(folder)
-    if not found:
-        return None
-    newest = found[-1]
-    card = checkpoint.read_card(newest)
+    for newest in reversed(found):
+        try:
+            saved = checkpoint.read_card(newest)
+            _check_settings(newest, saved, settings)
+            arrays = checkpoint.restore(newest, "state", lambda _: Arrays(state), sharding=sharding)
+        except checkpoint.Damaged as error:
+            if newest == found[0]:
+                raise
+            warnings.warn(f"{error}; going on from the checkpoint before it", stacklevel=2)
+            continue
+        flat = checkpoint.flatten(arrays)
+        paths, tree = jax.tree_util.tree_flatten_with_path(state)
+        return tree.unflatten([flat[jax.tree_util.keystr(path)] for path, _ in paths])
+    return None
+
+
+def _check_settings(newest: epath.Path, card: Mapping[str, Any], settings: Any) -> None:
     saved = card["parts"].get("state", {}).get("architecture", {})
     wanted = json.loads(json.dumps(dataclasses.asdict(settings)))  # as saved: tuples are lists
     differ = [
@@ -78,10 +93,6 @@ def restore(
         raise ValueError(
             f"{newest} was trained with {', '.join(differ)}; give the same or another --out"
         )
-    arrays = checkpoint.restore(newest, "state", lambda _: Arrays(state), sharding=sharding)
-    flat = checkpoint.flatten(arrays)
-    paths, tree = jax.tree_util.tree_flatten_with_path(state)
-    return tree.unflatten([flat[jax.tree_util.keystr(path)] for path, _ in paths])
 
 
 def export(
