@@ -18,12 +18,12 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from fxjax.runs import inversion, runfolder, transfer_flags, worklist
-from fxjax.runs.photos import beside, find, fits_a_line, free_name, photo_names, shown
-from fxjax.faces import align
 from fxjax import files, images, tables, zoo
 from fxjax.engine import LAYERS
+from fxjax.faces import align
 from fxjax.losses import feature_size
+from fxjax.runs import inversion, runfolder, transfer_flags, worklist
+from fxjax.runs.photos import beside, find, fits_a_line, free_name, photo_names, shown
 from fxjax.transfer_types import Located
 from fxjax.types import Codes
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from fxjax.runs import batch
-from fxjax.runs.batch import OK, Pair
 from fxjax import report
 from fxjax.faces import verdict
 from fxjax.images import load_image
+from fxjax.runs import batch
+from fxjax.runs.batch import OK, Pair
 
 MEASURES = ("gain", "to_person", "to_driver", "outside", "expression_loss", "appearance_loss")
 

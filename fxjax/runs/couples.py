@@ -9,11 +9,11 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
+from fxjax import files, images
 from fxjax.codes import smile_samples
+from fxjax.faces import detect, expression
 from fxjax.runs.photos import find
 from fxjax.training import data
-from fxjax.faces import detect, expression
-from fxjax import files, images
 
 WORST_CHECK = 4.0  # pixels between two landmarkers: above it the landmarks are not to be trusted
 MOST_TURN = 12.0  # degrees of yaw and pitch between the two heads

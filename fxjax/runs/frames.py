@@ -10,11 +10,11 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
+from fxjax import files
+from fxjax.faces import align
+from fxjax.images import load_image
 from fxjax.runs import inversion, video
 from fxjax.runs.photos import find
-from fxjax.faces import align
-from fxjax import files
-from fxjax.images import load_image
 from fxjax.transfer_types import Located
 from fxjax.types import AnyPhoto
 

@@ -12,13 +12,13 @@ import numpy as np
 from etils import epath
 from scipy.special import stdtrit
 
-from fxjax.runs import runfolder
-from fxjax.runs.worklist import OK, Entry
-from fxjax.faces import detect
 from fxjax import files
+from fxjax.faces import detect
 from fxjax.faces.align import Landmarks, eye_distance
 from fxjax.images import from_uint8, load_image
 from fxjax.losses import Normalized
+from fxjax.runs import runfolder
+from fxjax.runs.worklist import OK, Entry
 from fxjax.types import AnyPhoto
 
 PAPER = "block3_conv3"  # the layer of arXiv:1912.06253
@@ -109,7 +109,9 @@ class Judge:
     def _identity(self) -> detect.Identity:
         return detect.Identity()
 
-    def __call__(self, name: str, target: AnyPhoto, picture: AnyPhoto) -> dict[str, float | int | None]:
+    def __call__(
+        self, name: str, target: AnyPhoto, picture: AnyPhoto
+    ) -> dict[str, float | int | None]:
         """The measures of one face that an inversion's row lacks; `name` is the target's."""
         lpips = _distance(self.distance, jnp.asarray(picture[None]), jnp.asarray(target[None]))
         found: dict[str, float | int | None] = {"lpips": float(lpips)}

@@ -4,12 +4,24 @@ from collections.abc import Mapping, Sequence
 
 from etils import epath
 
-from fxjax.runs.loss_measures import ENOUGH, MEASURES, PAPER, Mean, Measure, Result, Verdict, by_face, lost, mean, verdict
-from fxjax.runs.loss_runs import PIXELS, folder_of
-from fxjax.runs.worklist import OK
 from fxjax import files
 from fxjax.images import load_image
 from fxjax.report import Picture, escape, image_tag
+from fxjax.runs.loss_measures import (
+    ENOUGH,
+    MEASURES,
+    PAPER,
+    Mean,
+    Measure,
+    Result,
+    Verdict,
+    by_face,
+    lost,
+    mean,
+    verdict,
+)
+from fxjax.runs.loss_runs import PIXELS, folder_of
+from fxjax.runs.worklist import OK
 
 SHOWN = 64  # faces with pictures; 20 pictures of each are about 10 MB in all
 SIDE = 96  # pixels of a picture on the page; the file has a third more for fine screens

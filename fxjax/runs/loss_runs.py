@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
+from fxjax import files
+from fxjax.nn.vgg16 import VGG16
 from fxjax.runs import inversion, runfolder
 from fxjax.runs.progress import Progress
 from fxjax.runs.worklist import OK, Entry
-from fxjax import files
-from fxjax.nn.vgg16 import VGG16
 
 PIXELS = "pixels"
 Default = inversion.Config  # has the only place of its defaults

@@ -12,9 +12,9 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from fxjax.runs.worklist import OK, Entry
 from fxjax import files, report
 from fxjax.images import load_image, save_image
+from fxjax.runs.worklist import OK, Entry
 from fxjax.types import AnyPhoto
 
 # Settings that do not change what is found.

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fxjax.runs.descent import Models
-from fxjax.runs.worklist import OK, Entry
 from fxjax import checkpoint, files, load, zoo
 from fxjax.codes import invert
+from fxjax.runs.descent import Models
+from fxjax.runs.worklist import OK, Entry
 from fxjax.types import Codes, Images, Photos
 
 ENCODER = "encoder"

@@ -14,12 +14,12 @@ import jax
 import numpy as np
 from etils import epath
 
-from fxjax.runs.runfolder import Row
-from fxjax.runs.descent import Found, Search, compare
-from fxjax.runs.worklist import OK, Entry
 from fxjax import metrics, sharding
 from fxjax.codes import pivotal
 from fxjax.images import save_image
+from fxjax.runs.descent import Found, Search, compare
+from fxjax.runs.runfolder import Row
+from fxjax.runs.worklist import OK, Entry
 from fxjax.types import Photos
 
 

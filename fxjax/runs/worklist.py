@@ -15,10 +15,10 @@ from etils import epath
 from jaxtyping import Float
 from tqdm import tqdm
 
-from fxjax.runs.photos import find, free_name, photo_names, shown
-from fxjax.faces import align, detect
 from fxjax import files
+from fxjax.faces import align, detect
 from fxjax.images import load_image, save_image, to_uint8
+from fxjax.runs.photos import find, free_name, photo_names, shown
 from fxjax.types import AnyPhoto
 
 OK = "ok"
