@@ -58,12 +58,12 @@ def row_effects(ranked: Ranked) -> Float[np.ndarray, "rows 2"]:
     return effects
 
 
-def shown_masks(ranked: Ranked) -> list[int]:
-    """Places of the masks to draw: the best, and those on the front."""
+def shown_masks(ranked: Ranked, most: int = SHOWN) -> list[int]:
+    """Places of the masks to draw: the best, and those on the front, at most so many of each."""
     front = np.flatnonzero(ranked.front)
-    if len(front) > SHOWN:
-        front = front[np.linspace(0, len(front) - 1, SHOWN).round().astype(int)]
-    best = range(min(SHOWN, len(ranked.masks)))
+    if len(front) > most:
+        front = front[np.linspace(0, len(front) - 1, most).round().astype(int)]
+    best = range(min(most, len(ranked.masks)))
     return sorted({*best, *front.tolist()})
 
 

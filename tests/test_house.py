@@ -28,6 +28,7 @@ LEVELS = [
     "fxjax.assess",
     "fxjax.transfer_report",
     "fxjax.training fxjax.labels fxjax.runs",
+    "fxjax.web",
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names.split()}
 MODELS = LEVEL["fxjax.zoo"]  # converters see so far
@@ -40,6 +41,8 @@ HOMES = {
     "optax": ("fxjax.codes", "fxjax.training", "fxjax.labels", "experiments.making"),
     "absl": ("fxjax.cli", "experiments"),
     "av": ("fxjax.runs.video",),
+    "starlette": ("fxjax.web",),
+    "uvicorn": ("fxjax.web",),
     "h5py": ("converters",),
     "safetensors": ("converters",),
     "torch": ("converters",),

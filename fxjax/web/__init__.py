@@ -1,0 +1,1 @@
+"""The page: two photos in, the first with the expression of the second out, in a browser."""

@@ -1,0 +1,164 @@
+"""The queue before the one worker, and what everybody who watches is told."""
+
+import asyncio
+import collections
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fxjax.web.process import Refused, Worker
+from fxjax.web.store import GOING, Store
+
+WAITING = 8  # transfers that may wait
+GRACE = 15.0  # seconds that a cancelled transfer gets to stop by itself
+STAGES = {  # about how much of the time each takes
+    "faces": 0.04,
+    "inversion": 0.32,
+    "tuning": 0.12,
+    "masks": 0.12,
+    "refinement": 0.25,
+    "writing": 0.15,
+}
+PASSING = ("stage", "share", "left")  # of a state, while it is running
+
+
+class Jobs:
+    """Transfers, one after the other."""
+
+    def __init__(self, store: Store, worker: Worker, most_seconds: float):
+        self.store, self.worker, self.most = store, worker, most_seconds
+        self.states = {state["id"]: state for state in store.states()}
+        self.waiting: collections.deque[str] = collections.deque()
+        self.watchers: set[asyncio.Queue[dict[str, Any]]] = set()
+        self.more, self.unwanted = asyncio.Event(), asyncio.Event()
+        self.running = ""
+
+    def check_room(self) -> None:
+        """Refused if too many wait."""
+        if len(self.waiting) >= WAITING:
+            raise Refused(f"{WAITING} transfers are waiting already: let some finish first")
+
+    def add(self, state: dict[str, Any]) -> None:
+        """A transfer whose folder is ready."""
+        self.check_room()
+        self.waiting.append(state["id"])
+        self.change(state | {"status": "waiting", "created": time.time()}, keep=True)
+        self.more.set()
+
+    def cancel(self, name: str) -> None:
+        """Stops a transfer that waits or runs; nothing if it is over."""
+        if name in self.waiting:
+            self.waiting.remove(name)
+            ended = {"status": "cancelled", "error": "cancelled"}
+            self.change(self.states[name] | ended, keep=True)
+        elif name == self.running:
+            self.unwanted.set()
+
+    def remove(self, name: str) -> None:
+        """Deletes a result. Refused while it is going."""
+        if name == self.running or self.states[name]["status"] in GOING:
+            raise Refused("this is still going: cancel it first")
+        self.store.remove(self.store.result(name))
+        del self.states[name]
+        self._tell({"removed": name})
+
+    def change(self, state: dict[str, Any], *, keep: bool = False) -> None:
+        """Tells all watchers of a state; `keep` writes it too."""
+        self.states[state["id"]] = state
+        if keep:
+            self.store.write(state)
+        self._tell({"result": state})
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        for watcher in self.watchers:
+            watcher.put_nowait(message)
+
+    async def watch(self) -> AsyncIterator[dict[str, Any]]:
+        """All states, the newest first, then every change."""
+        mine: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.watchers.add(mine)
+        try:
+            newest = sorted(self.states.values(), key=lambda state: state["id"], reverse=True)
+            yield {"results": newest}
+            while True:
+                yield await mine.get()
+        finally:
+            self.watchers.discard(mine)
+
+    async def run(self) -> None:
+        """Works until it is stopped itself."""
+        while True:
+            self.more.clear()
+            while self.waiting:
+                self.running = self.waiting.popleft()
+                self.unwanted.clear()
+                try:
+                    await self._transfer(self.running)
+                finally:
+                    self.running = ""
+            await self.more.wait()
+
+    async def _transfer(self, name: str) -> None:
+        """One transfer from its start to its end, whichever that is."""
+        fresh = {"status": "running", "stage": "start", "share": 0.0, "pictures": []}
+        self.change(self.states[name] | fresh, keep=True)
+        number = next(self.worker.numbers)
+        work = asyncio.create_task(self._follow(name, number))
+        stop = asyncio.create_task(self.unwanted.wait())
+        try:
+            await asyncio.wait({work, stop}, timeout=self.most, return_when="FIRST_COMPLETED")
+        except asyncio.CancelledError:  # the server ends
+            work.cancel()
+            stop.cancel()
+            await asyncio.wait({work, stop})
+            raise
+        why = None
+        if not work.done():
+            late = f"stopped: it took more than {self.most / 60:.0f} minutes"
+            why = "cancelled" if stop.done() else late
+            await self.worker.cancel(number)
+            await asyncio.wait({work}, timeout=GRACE)
+        if not work.done():
+            self.worker.kill()
+            await asyncio.wait({work})
+        stop.cancel()
+        error = work.exception()
+        if error is not None and not isinstance(error, Refused):
+            raise error
+        state = {key: value for key, value in self.states[name].items() if key not in PASSING}
+        if state["status"] != "done" and error is not None:
+            status = "cancelled" if why == "cancelled" else "failed"
+            state |= {"status": status, "error": why or str(error)}
+        self.change(state, keep=True)
+
+    async def _follow(self, name: str, number: int) -> None:
+        """Passes on what the worker tells of a transfer."""
+        folder = self.store.result(name)
+        task = {"do": "transfer", "folder": str(folder), "wish": self.states[name]["wish"]}
+        began, most = time.monotonic(), 0.0
+        async for message in self.worker.ask(task, number):
+            told, state = message.get("told", {}), self.states[name]
+            if "stage" in told:
+                most = max(most, _share(told["stage"], told["share"]))
+                if most == 0:
+                    began = time.monotonic()
+                gone = time.monotonic() - began
+                left = round(gone * (1 - most) / most) if most > 0.1 else None
+                stage = {"stage": told["stage"], "share": round(most, 3), "left": left}
+                self.change(state | stage)
+            elif "picture" in told:
+                self.change(state | {"pictures": [*state["pictures"], told["picture"]]})
+            elif "done" in told:
+                self.change(state | {"status": "done", **told["done"]}, keep=True)
+            elif "masks" in told:
+                self.change(state | {"masks": told["masks"]}, keep=True)
+
+
+def _share(stage: str, share: float) -> float:
+    """Of a whole transfer, when so much of a stage is done."""
+    before = 0.0
+    for name, part in STAGES.items():
+        if name == stage:
+            return before + part * share
+        before += part
+    return 1.0

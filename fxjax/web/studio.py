@@ -1,0 +1,283 @@
+"""What the worker does for the page: looks at photos, transfers, and draws again from codes."""
+
+import collections
+import copy
+import dataclasses
+import pathlib
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from fxjax import assess, detect, images, invert, mix, transfer_report
+from fxjax.engine import Engine
+from fxjax.nn.generator import Generator
+from fxjax.runs import transfer_files
+from fxjax.transfer_types import Located, Ranked, Settings, Transfer
+from fxjax.types import AnyPhoto, Code, Codes
+from fxjax.web import frames
+from fxjax.web.wishes import Wish
+
+MOST_PIXELS = 40_000_000  # of a photo, judged before it is decoded
+KEPT = 3  # results whose codes and weights stay in memory
+SHOWN = 12  # best masks with a picture, and as many of the front
+Tell = Callable[[dict[str, Any]], None]
+
+
+class Cancelled(Exception):
+    """Somebody does not want it any more."""
+
+
+class Shared(detect.Detector):
+    """A detector for several threads, one at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._one = threading.RLock()
+
+    def __call__(self, photo: Any) -> Any:
+        """As the detector's."""
+        with self._one:
+            return super().__call__(photo)
+
+    def glance(self, photo: Any) -> Any:
+        """As the detector's."""
+        with self._one:
+            return super().glance(photo)
+
+    def upright(self, photo: Any) -> Any:
+        """As the detector's."""
+        with self._one:
+            return super().upright(photo)
+
+
+class Watched(Engine):
+    """An engine that says what it is at, and can be stopped there."""
+
+    tell: Callable[[str, float], None] = staticmethod(lambda stage, share: None)
+    show: Callable[[str, AnyPhoto], None] = staticmethod(lambda name, picture: None)
+
+    def encode(self, faces: Any, start: Any = None, progress: Any = None) -> Any:
+        """As the engine's; then shows what the generator makes of the faces."""
+        found = super().encode(faces, start, progress)
+        drawn = images.to_uint8(np.asarray(self.draw(found.code)))
+        self.show("inversions", images.contact_sheet(drawn[[0, -1]], 2, gap=0))
+        return found
+
+    def tuned(self, person: Located, code: Code) -> Generator:
+        """As the engine's."""
+        self.tell("tuning", 0.0)
+        return super().tuned(person, code)
+
+
+class Kept(NamedTuple):
+    """What is needed to draw a result again: faces in the whole photo and in a small one."""
+
+    engine: Watched
+    person: Located
+    small: tuple[Located, Located]
+    driver: Located
+    codes: Codes
+    generator: Generator
+
+
+class Studio:
+    """One warm engine. Transfers go one after the other; the rest may go on beside them."""
+
+    def __init__(self, model: str, features: str | None):
+        self.model = model
+        self.engine = Watched(model, features, detector=Shared())
+        self.mean = self.engine.draw(invert.mean_codes(self.engine.generator, 1))
+        self.kept: collections.OrderedDict[str, Kept] = collections.OrderedDict()
+
+    def of(self, wish: Wish) -> Watched:
+        """The same models with other settings."""
+        rows = len(self.engine.generator.rows)
+        groups = None if wish.rows == "all" else mix.free_rows(2, min(7, rows - 1))
+        names = ("parts", "strength", "weight", "steps", "tuning", "refine", "keep_pose", "covered")
+        settings = Settings(rows=groups, **{name: getattr(wish, name) for name in names})
+        other = copy.copy(self.engine)
+        other.settings, other.parts = settings, settings.parts
+        other.prepare(self.mean)
+        return other
+
+    def look(self, source: pathlib.Path, folder: pathlib.Path) -> dict[str, Any]:
+        """Reads a photo, writes its pixels alone into the folder, and says which faces it has.
+
+        ValueError with one line for what is no picture, too large, or has no face.
+        """
+        frames.check(source, MOST_PIXELS)
+        photo, cutout = images.load_layers(source)
+        faces = self.engine.detector(photo)
+        if not faces:
+            raise ValueError(
+                "no face was found: take a photo in which a face is seen from the front"
+            )
+        images.save_image(folder / "photo.png", photo if cutout is None else cutout)
+        frames.preview(folder / "preview.jpg", photo)
+        height, width = photo.shape[:2]
+        scale = np.array([width, height, width, height])
+        return {
+            "width": width,
+            "height": height,
+            "faces": [frames.rounded(frames.head(face.box) / scale) for face in faces],
+        }
+
+    def check(self, person: pathlib.Path, driver: pathlib.Path, wish: Wish) -> dict[str, Any]:
+        """What will not go well with two photos, in words; `stops` if it cannot be done at all."""
+        engine = self.of(wish)
+        people = engine.locate(person, wish.face)
+        other = engine.locate(driver, wish.driver_face)[0]
+        words = list(dict.fromkeys(w for one in people for w in engine.preflight(one, other).words))
+        words = [word for word in words if " faces in " not in word]  # the page shows which
+        alike = all(not engine.wish(one, other).share for one in people)
+        if alike:
+            words = ["both faces have the same expression in what is to change: nothing would"]
+        hidden = any(engine.hidden(one) for one in (*people, other))
+        return {"words": words, "hidden": hidden, "alike": alike}
+
+    def transfer(self, folder: pathlib.Path, wish: Wish, tell: Tell) -> dict[str, Any]:
+        """A whole transfer of person.png and driver.png in the folder, which gets its files."""
+        engine = self.of(wish)
+        engine.tell = lambda stage, share: tell({"stage": stage, "share": share})
+
+        def show(name: str, picture: AnyPhoto) -> None:
+            frames.preview(folder / f"{name}.jpg", picture)
+            tell({"picture": name})
+
+        engine.show = show
+        engine.tell("faces", 0.0)
+        person = engine.locate(folder / "person.png", wish.face)
+        driver = engine.locate(folder / "driver.png", wish.driver_face)[0]
+        frames.preview(folder / "before.jpg", person[0].photo)
+        if not any(engine.hidden(one) for one in (*person, driver)):
+            show("first", self._first(engine, person, driver))
+        results = engine(
+            folder / "person.png",
+            folder / "driver.png",
+            face=wish.face,
+            driver_face=wish.driver_face,
+            progress=engine.tell,
+        )
+        engine.tell("writing", 0.0)
+        told = self._written(folder, engine, results, wish)
+        tell({"done": told})
+        if len(results) == 1 and results[0].ranked is not None:
+            kept = self._keep(folder.name, engine, results[0])
+            tell({"masks": self._masks(folder, kept, results[0].ranked)})
+        return {}
+
+    def _first(self, engine: Watched, people: Sequence[Located], driver: Located) -> AnyPhoto:
+        """A first result in a second, without any generator: the photo moved by a face model."""
+        photo = people[0].photo
+        for one in people:
+            face = dataclasses.replace(one, photo=photo)
+            own = jnp.asarray(one.crop.image[None])
+            photo, _ = engine.apply(face, own, own, driver, amount=engine.settings.strength)
+        return photo
+
+    def _written(
+        self, folder: pathlib.Path, engine: Watched, results: Sequence[Transfer], wish: Wish
+    ) -> dict[str, Any]:
+        judges = assess.Judges(engine.detector)
+        facts = {"model": self.model, **{k: str(v) for k, v in dataclasses.asdict(wish).items()}}
+        faces = []
+        for index, result in enumerate(results):
+            measured = assess.table(engine, judges, result, compare=False)
+            place = folder if len(results) == 1 else folder / f"face{index}"
+            transfer_files.write(place, engine, result, measured, facts, 1)
+            faces.append(
+                {
+                    "verdict": list(result.verdict.words),
+                    "alike": result.alike,
+                    "drawn": result.drawn,
+                    "gain": frames.number(measured[0].gain),
+                    "identity": frames.number(measured[0].to_person),
+                }
+            )
+        last = results[-1]
+        if len(results) > 1:
+            note = transfer_files.note(self.model)
+            images.save_image(folder / "result.png", last.picture, note=note)
+        frames.preview(folder / "after.jpg", last.image)
+        return {
+            "faces": faces,
+            "warnings": list(last.warnings.words),
+            "width": last.image.shape[1],
+            "height": last.image.shape[0],
+        }
+
+    def _keep(self, name: str, engine: Watched, result: Transfer) -> Kept:
+        small = tuple(frames.smaller(face, engine) for face in (result.person, result.driver))
+        codes = jnp.asarray(result.codes)
+        kept = Kept(engine, result.person, small, result.driver, codes, result.generator)
+        self.kept[name] = kept
+        while len(self.kept) > KEPT:
+            self.kept.popitem(last=False)
+        return kept
+
+    def _masks(self, folder: pathlib.Path, kept: Kept, ranked: Ranked) -> list[dict[str, Any]]:
+        """The best masks and those of the front, each with a picture of the face put back."""
+        places = transfer_report.shown_masks(ranked, SHOWN)
+        near = [frames.near(face, kept.engine) for face in (kept.person, kept.driver)]
+        codes = mix.mixed(kept.codes[0], kept.codes[1], ranked.masks[places])
+        drawn = kept.engine.draw(jnp.concatenate([kept.codes[:1], codes]), kept.generator)
+        found = []
+        for place, new in zip(places, drawn[1:], strict=True):
+            kept.engine.tell("pictures of masks", len(found) / len(places))
+            photo, _ = kept.engine.apply(near[0], drawn[:1], new[None], near[1], carry=False)
+            mask = transfer_report.mask_text(ranked.masks[place])
+            frames.preview(folder / "masks" / f"{mask}.jpg", photo)
+            found.append(
+                {
+                    "mask": mask,
+                    "rank": place + 1,
+                    "expression": frames.number(ranked.expression[place]),
+                    "appearance": frames.number(ranked.appearance[place]),
+                    "front": bool(ranked.front[place]),
+                }
+            )
+        return found
+
+    def draw(
+        self, folder: pathlib.Path, wish: Wish, mask: str, strength: float, whole: bool
+    ) -> dict[str, Any]:
+        """A mask (or the result's own code, with none) at a strength, from the codes that are kept.
+
+        `whole` writes the full photo as a file to keep instead of a picture for the page.
+        """
+        kept = self.kept.get(folder.name) or self._again(folder, wish)
+        own, other, _, final = kept.codes
+        if mask and len(mask) != len(own):
+            raise ValueError(f"a mask of {len(mask)} bits: this model has {len(own)} rows")
+        taken = np.array([bit == "1" for bit in mask]) if mask else np.ones(len(own), bool)
+        code = mix.blended(own, other if mask else final, jnp.asarray(taken), strength)
+        drawn = kept.engine.draw(jnp.stack([own, code]), kept.generator)
+        faces = (kept.person, kept.driver) if whole else kept.small
+        photo, _ = kept.engine.apply(
+            faces[0], drawn[:1], drawn[1:], faces[1], amount=strength, carry=not mask
+        )
+        found = kept.engine.verdict(faces[0], faces[1], photo)
+        name = f"{mask or 'result'}_{round(100 * strength):03d}"
+        if whole:
+            note = transfer_files.note(self.model)
+            picture = images.cut_out(photo, kept.person.cutout)
+            images.save_image(folder / "drawn" / f"{name}.png", picture, note=note)
+        else:
+            frames.preview(folder / "drawn" / f"{name}.jpg", photo)
+        return {"name": name, "verdict": list(found.words)}
+
+    def _again(self, folder: pathlib.Path, wish: Wish) -> Kept:
+        """A result from its folder: the weights are fitted to the person again."""
+        engine = self.of(wish)
+        person = engine.locate(folder / "person.png", wish.face)[0]
+        driver = engine.locate(folder / "driver.png", wish.driver_face)[0]
+        with np.load(folder / "codes.npz", allow_pickle=False) as arrays:
+            codes = jnp.asarray(arrays["ws"])
+        tuned = engine.tuned(person, codes[0])
+        small = (frames.smaller(person, engine), frames.smaller(driver, engine))
+        kept = Kept(engine, person, small, driver, codes, tuned)
+        self.kept[folder.name] = kept
+        return kept
