@@ -47,7 +47,7 @@ def transfer(folder, number):
         photo = picture.convert("RGB")
     photo.save(folder / "before.jpg")
     after = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    seconds = 60 if photo.width == 14 else 1
+    seconds = {14: 60, 600: 3}.get(photo.width, 0.5)
     for stage in ("faces", "inversion", "tuning", "masks", "refinement", "writing"):
         for step in range(5):
             if number in unwanted:
