@@ -60,7 +60,7 @@ def transfer(folder, number):
     after.save(folder / "after.jpg")
     after.save(folder / "result.png")
     (folder / "report.html").write_text("<!doctype html><title>A report</title>")
-    face = {"verdict": [], "alike": False, "drawn": "mixture", "gain": 0.6, "identity": 0.3}
+    face = {"verdict": [], "kept": "", "drawn": "mixture", "gain": 0.6, "identity": 0.3}
     done = {"faces": [face], "warnings": [], "width": photo.width, "height": photo.height}
     say({"id": number, "told": {"done": done}})
     (folder / "masks").mkdir()

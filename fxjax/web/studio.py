@@ -4,14 +4,13 @@ import collections
 import copy
 import dataclasses
 import pathlib
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from fxjax import assess, detect, images, invert, mix, transfer_report
+from fxjax import assess, images, invert, mix, transfer_report
 from fxjax.engine import Engine
 from fxjax.nn.generator import Generator
 from fxjax.runs import transfer_files
@@ -28,29 +27,6 @@ Tell = Callable[[dict[str, Any]], None]
 
 class Cancelled(Exception):
     """Somebody does not want it any more."""
-
-
-class Shared(detect.Detector):
-    """A detector for several threads, one at a time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._one = threading.RLock()
-
-    def __call__(self, photo: Any) -> Any:
-        """As the detector's."""
-        with self._one:
-            return super().__call__(photo)
-
-    def glance(self, photo: Any) -> Any:
-        """As the detector's."""
-        with self._one:
-            return super().glance(photo)
-
-    def upright(self, photo: Any) -> Any:
-        """As the detector's."""
-        with self._one:
-            return super().upright(photo)
 
 
 class Watched(Engine):
@@ -88,7 +64,7 @@ class Studio:
 
     def __init__(self, model: str, features: str | None):
         self.model = model
-        self.engine = Watched(model, features, detector=Shared())
+        self.engine = Watched(model, features)
         self.mean = self.engine.draw(invert.mean_codes(self.engine.generator, 1))
         self.kept: collections.OrderedDict[str, Kept] = collections.OrderedDict()
 
@@ -191,7 +167,7 @@ class Studio:
             faces.append(
                 {
                     "verdict": list(result.verdict.words),
-                    "alike": result.alike,
+                    "kept": result.kept,
                     "drawn": result.drawn,
                     "gain": frames.number(measured[0].gain),
                     "identity": frames.number(measured[0].to_person),

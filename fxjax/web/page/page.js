@@ -355,7 +355,7 @@ function result(state) {
   }
   find("#live").hidden = !state.masks;
   find("#masks").hidden = !state.masks?.length;
-  find("#making").hidden = Boolean(state.masks) || state.faces.length > 1 || state.faces[0].alike;
+  find("#making").hidden = Boolean(state.masks) || state.faces.length > 1 || state.faces[0].kept;
   if (state.masks && !find("#masks .grid").childElementCount) masks(state);
 }
 
@@ -377,11 +377,11 @@ function verdict(state) {
   const line = (good, text, note) =>
     lines.push(make("p", { className: good ? "" : "bad" }, make("i", {}, good ? "✓" : "!"),
       make("span", {}, make("b", {}, text), make("small", {}, note))));
-  const faces = state.faces, alike = faces.every(face => face.alike);
+  const faces = state.faces;
   const words = [...new Set(faces.flatMap(face => face.verdict))];
   const short = "expression hardly reached";
-  if (alike) {
-    line(true, "Nothing was changed", "Both faces have the same expression in what was to change.");
+  if (faces.every(face => face.kept)) {
+    line(true, "Nothing was changed", `${sentence(faces[0].kept)}.`);
   } else {
     const gain = Math.min(...faces.map(face => face.gain ?? 0));
     const way = Math.round(100 * Math.max(0, gain));
