@@ -77,7 +77,8 @@ def opened(browser, served):
             route.abort()
 
     def said(message):
-        if message.type == "error" and "the server responded" not in message.text:
+        refused = "status of" in message.text or "net::ERR_" in message.text  # as tests provoke
+        if message.type == "error" and not refused:
             wrong.append(message.text)
 
     def new(width: int = 1280, height: int = 900, **options: Any):

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import time
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -335,7 +336,8 @@ def test_samples_are_given_by_name(client):
 
 def test_watchers_see_every_state_then_changes(tmp_path):
     app = app_of(tmp_path)
-    jobs = next(route for route in app.routes if route.path == "/api/events").endpoint.__self__.jobs
+    routes: Any = app.routes
+    jobs = next(one for one in routes if one.path == "/api/events").endpoint.__self__.jobs
 
     async def watch():
         watched = jobs.watch()

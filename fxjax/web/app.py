@@ -228,7 +228,6 @@ class Page:
 
     def routes(self) -> list[Route]:
         """Each address and who answers there."""
-        change = {"methods": ["POST"]}
         return [
             *(Route(path, self.page) for path in PAGE),
             Route("/samples/{name}.png", self.sample_file),
@@ -236,12 +235,12 @@ class Page:
             Route("/results/{name}/{file:path}", self.file),
             Route("/api/start", self.start),
             Route("/api/events", self.events),
-            Route("/api/photos", self.give, **change),
-            Route("/api/samples", self.sample, **change),
-            Route("/api/check", self.check, **change),
-            Route("/api/results", self.begin, **change),
-            Route("/api/results/{name}/cancel", self.cancel, **change),
-            Route("/api/results/{name}/draw", self.draw, **change),
+            Route("/api/photos", self.give, methods=["POST"]),
+            Route("/api/samples", self.sample, methods=["POST"]),
+            Route("/api/check", self.check, methods=["POST"]),
+            Route("/api/results", self.begin, methods=["POST"]),
+            Route("/api/results/{name}/cancel", self.cancel, methods=["POST"]),
+            Route("/api/results/{name}/draw", self.draw, methods=["POST"]),
             Route("/api/results/{name}", self.remove, methods=["DELETE"]),
         ]
 

@@ -3,7 +3,7 @@
 import asyncio
 import collections
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from fxjax.web.process import Refused, Worker
@@ -73,7 +73,7 @@ class Jobs:
         for watcher in self.watchers:
             watcher.put_nowait(message)
 
-    async def watch(self) -> AsyncIterator[dict[str, Any]]:
+    async def watch(self) -> AsyncGenerator[dict[str, Any]]:
         """All states, the newest first, then every change."""
         mine: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.watchers.add(mine)

@@ -92,7 +92,7 @@ def samples() -> dict[str, pathlib.Path]:
 def worker(model: str, features: str | None) -> Worker:
     """The worker process of these models; it shares this program's cache of compiled ones."""
     environment = dict(os.environ)
-    cache = jax.config.jax_compilation_cache_dir
+    cache = jax.config.values["jax_compilation_cache_dir"]
     if cache:
         environment["JAX_COMPILATION_CACHE_DIR"] = str(cache)
     extra = [] if features is None else [features]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from fxjax import assess, images, invert, mix, transfer_report
+from fxjax import assess, files, images, invert, mix, transfer_report
 from fxjax.engine import Engine
 from fxjax.nn.generator import Generator
 from fxjax.runs import transfer_files
@@ -69,14 +69,13 @@ class Studio:
         self.kept: collections.OrderedDict[str, Kept] = collections.OrderedDict()
 
     def of(self, wish: Wish) -> Watched:
-        """The same models with other settings."""
+        """The same models with other settings, not yet prepared to rank masks."""
         rows = len(self.engine.generator.rows)
         groups = None if wish.rows == "all" else mix.free_rows(2, min(7, rows - 1))
         names = ("parts", "strength", "weight", "steps", "tuning", "refine", "keep_pose", "covered")
         settings = Settings(rows=groups, **{name: getattr(wish, name) for name in names})
         other = copy.copy(self.engine)
         other.settings, other.parts = settings, settings.parts
-        other.prepare(self.mean)
         return other
 
     def look(self, source: pathlib.Path, folder: pathlib.Path) -> dict[str, Any]:
@@ -117,6 +116,7 @@ class Studio:
     def transfer(self, folder: pathlib.Path, wish: Wish, tell: Tell) -> dict[str, Any]:
         """A whole transfer of person.png and driver.png in the folder, which gets its files."""
         engine = self.of(wish)
+        engine.prepare(self.mean)
         engine.tell = lambda stage, share: tell({"stage": stage, "share": share})
 
         def show(name: str, picture: AnyPhoto) -> None:
@@ -163,7 +163,7 @@ class Studio:
         for index, result in enumerate(results):
             measured = assess.table(engine, judges, result, compare=False)
             place = folder if len(results) == 1 else folder / f"face{index}"
-            transfer_files.write(place, engine, result, measured, facts, 1)
+            transfer_files.write(files.absolute(place), engine, result, measured, facts, 1)
             faces.append(
                 {
                     "verdict": list(result.verdict.words),
@@ -186,7 +186,7 @@ class Studio:
         }
 
     def _keep(self, name: str, engine: Watched, result: Transfer) -> Kept:
-        small = tuple(frames.smaller(face, engine) for face in (result.person, result.driver))
+        small = (frames.smaller(result.person, engine), frames.smaller(result.driver, engine))
         codes = jnp.asarray(result.codes)
         kept = Kept(engine, result.person, small, result.driver, codes, result.generator)
         self.kept[name] = kept

@@ -82,7 +82,7 @@ def read(body: Any) -> Wish:
             raise ValueError(f"{name}: want {kind.__name__}")
         if name in RANGES and not RANGES[name][0] <= value <= RANGES[name][1]:
             raise ValueError(f"{name}: want {RANGES[name][0]} to {RANGES[name][1]}")
-        if name.endswith("face") and not re.fullmatch(r"\d{1,3}", value):
+        if name.endswith("face") and not re.fullmatch(r"\d{1,3}", str(value)):
             if (name, value) != ("face", "all"):
                 raise ValueError(f"{name}: want the number of a face")
         values[name] = value
