@@ -73,7 +73,7 @@ class Jobs:
         for watcher in self.watchers:
             watcher.put_nowait(message)
 
-    async def watch(self) -> AsyncGenerator[dict[str, Any]]:
+    async def watch(self) -> AsyncGenerator[dict[str, Any], None]:
         """All states, the newest first, then every change."""
         mine: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.watchers.add(mine)
