@@ -11,8 +11,8 @@ import importlib.util
 import pathlib
 from typing import Annotated
 
-from experiments.launch import launch
 from fxjax import files
+from fxjax.cli import launch
 
 
 @dataclasses.dataclass(frozen=True)

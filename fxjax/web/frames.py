@@ -12,7 +12,8 @@ from jaxtyping import Float
 from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
-from fxjax import align, images
+from fxjax import images
+from fxjax.faces import align
 from fxjax.faces.located import Faces
 from fxjax.transfer_types import Located
 from fxjax.types import AnyPhoto

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from fxjax import assess, files, images, invert, mix, transfer_report
+from fxjax import assess, files, images, transfer_report
+from fxjax.codes import invert, mix
 from fxjax.engine import Engine
 from fxjax.nn.generator import Generator
 from fxjax.runs import transfer_files
