@@ -171,7 +171,10 @@ def test_two_dropped_photos_become_a_result_that_is_there_after_a_reload(opened,
     assert shares == sorted(shares)
     assert len(set(shares)) > 3
     assert "Still the same person" in page.inner_text("#verdict")
-    page.wait_for_function("document.querySelector('#after').naturalWidth === 600")
+    width = page.locator("#after").evaluate(
+        "image => image.decode().then(() => image.naturalWidth)"
+    )
+    assert width == 600
     shot(page, "1280-result")
     address = page.url
     page.reload()
@@ -209,12 +212,12 @@ def test_masks_the_front_and_the_strength_are_drawn_at_once(opened):
     after = lambda: page.get_attribute("#after", "src")
     assert after().endswith("after.jpg")
     page.click("#masks .grid button >> nth=1")
-    page.wait_for_function("document.querySelector('#after').src.includes('drawn/0010_100.jpg')")
+    page.wait_for_selector("#after[src*='drawn/0010_100.jpg']")
     assert page.inner_text("#which").startswith("Shown: rows 2 from the second face")
     page.fill("#amount", "40")
-    page.wait_for_function("document.querySelector('#after').src.includes('drawn/0010_040.jpg')")
+    page.wait_for_selector("#after[src*='drawn/0010_040.jpg']")
     page.fill("#front", "3")
-    page.wait_for_function("document.querySelector('#after').src.includes('drawn/1111_040.jpg')")
+    page.wait_for_selector("#after[src*='drawn/1111_040.jpg']")
     assert page.get_attribute("[data-mask='1111']", "aria-pressed") == "true"
     shot(page, "1280-mask")
     with page.expect_download() as loaded:
