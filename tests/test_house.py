@@ -8,6 +8,8 @@ import re
 import subprocess
 import sys
 
+import fxjax
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGES = ("fxjax", "converters", "experiments")
 
@@ -204,6 +206,13 @@ def test_import_is_light():
     )
     environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environment)
+
+
+def test_public_names_are_there():
+    assert set(fxjax.__all__) == set(dir(fxjax))
+    assert [name for name in fxjax.__all__ if getattr(fxjax, name, None) is None] == []
+    assert fxjax.align.align
+    assert fxjax.Engine.__module__ == "fxjax.engine"
 
 
 def _texts() -> list[pathlib.Path]:
