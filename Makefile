@@ -18,11 +18,7 @@ DEMO := runs/demo
 TESTS := -m pytest -n 2 --dist loadfile --durations=20 -m "not slow"
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-<<<<<<< HEAD
-.PHONY: demo test test-oldest test-newest lint docs clean
-=======
-.PHONY: demo test test-web test-oldest test-newest lint clean
->>>>>>> be64e7f (The page: types)
+.PHONY: demo test test-web test-oldest test-newest lint docs clean
 
 # Gives a face of the shipped generator (of no real person) the expression of a real photo.
 demo: .venv/stamp
@@ -42,19 +38,17 @@ lint: .venv/stamp
 	$(BIN)/ruff format --check
 	$(BIN)/basedpyright
 
-<<<<<<< HEAD
 # The site, in runs/site; a warning, or a page that fetches from another machine, is an error.
 docs: .venv/docs-stamp
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 	@echo "Open runs/site/index.html"
-=======
+
 # The page, in a real browser; as root on Debian it installs Chromium if there is none.
 test-web: .venv/stamp
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { test "$$(id -u)" = 0 \
 		&& apt-get update -qq && apt-get install -qq -y chromium >/dev/null; } \
 		|| { echo "make test-web: no Chromium; install it (Debian: apt install chromium)" >&2; exit 1; }
 	$(BIN)/python -m pytest -n 0 tests/test_web.py tests/test_web_studio.py tests/test_browser.py
->>>>>>> be64e7f (The page: types)
 
 test-oldest: .venv-oldest/stamp
 	.venv-oldest/bin/python $(TESTS)
