@@ -46,7 +46,9 @@ class Served:
         self.home = home
         self.socket = socket.create_server(("127.0.0.1", port))
         self.port = self.socket.getsockname()[1]
-        config = uvicorn.Config(app_of(home), log_level="error", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(
+            app_of(home), loop="asyncio", log_level="error", timeout_graceful_shutdown=1
+        )
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, args=([self.socket],))
         self.thread.start()

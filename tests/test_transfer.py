@@ -279,13 +279,14 @@ def test_a_gray_photo_stays_gray(engine, models, driver, result):
 
 
 def test_faces_do_not_depend_on_how_many_are_inverted_at_once(engine, models, result, monkeypatch):
-    engine = variant(engine, models, steps=5, rate=0.02)  # Adam carries rounding far in more
+    # Adam's first steps are signs: where a gradient is 0 but for rounding, either is right.
+    engine = variant(engine, models, steps=5, rate=1e-3)
     faces, seen = [result.person, result.driver, result.person], []
     together = engine.encode(faces)
     monkeypatch.setattr("fxjax.coding.AT_ONCE", 2 * engine.resolution**2)
     parts = engine.encode(faces, progress=lambda _, share: seen.append(share))
     np.testing.assert_allclose(parts.code, together.code, atol=2e-3)
-    assert parts.losses.shape == together.losses.shape
+    np.testing.assert_allclose(parts.losses, together.losses, rtol=1e-3)
     assert (np.diff(seen) > 0).all()
     assert seen[-1] == 1
     whole = np.asarray(engine.draw(together.code))

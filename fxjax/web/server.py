@@ -71,6 +71,7 @@ def serve(
         threading.Timer(1.0, webbrowser.open, (address,)).start()
     config = uvicorn.Config(
         app,
+        loop="asyncio",  # uvloop forks, which JAX's threads do not survive
         log_level="warning",
         access_log=False,
         server_header=False,
