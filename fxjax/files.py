@@ -46,14 +46,8 @@ def write(path: epath.PathLike, data: bytes) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
         return
-    temporary = _sibling(target, "tmp")
-    with _made(target.parent), _naming(target):
-        try:
-            temporary.write_bytes(data)
-            temporary.replace(target)
-        except BaseException:
-            _away(temporary)
-            raise
+    with local(target) as name:
+        epath.Path(name).write_bytes(data)
 
 
 @contextlib.contextmanager

@@ -66,10 +66,7 @@ def folds(
     ]
     tight = [align.region_masks(points, size, margin=0.0) for points in (own, new)]
     bare = face * (1.001 - align.union(tight))
-
-    def around(picture: Real[np.ndarray, "size size"], far: float) -> Float[np.ndarray, "_ _"]:
-        return _blur(picture * bare, far * size) / (_blur(bare, far * size) + 0.05)
-
+    around = lambda picture, far: _around(picture, bare, far * size, 0.05)
     change = laid[1] - laid[0]
     change = change - np.average(change, weights=bare)
     change = _blur(change - (1 - KEPT) * around(change, BROAD), SOFT * size)
@@ -97,9 +94,7 @@ def ease(
     `side` is that of the face's square in pixels.
     """
     bright = np.log(np.maximum(photo, 0) / 255 + DARK)
-    weight = skin[..., None] + 1e-3
-    around = _blur(bright * weight, BROAD * side) / _blur(weight[..., 0], BROAD * side)[..., None]
-    band = _blur(bright, THIN * side) - around
+    band = _blur(bright, THIN * side) - _around(bright, skin + 1e-3, BROAD * side, 0.0)
     return np.exp(-eased[..., None] * band)
 
 
@@ -115,7 +110,7 @@ def filled(
     face's square in pixels of the photo.
     """
     bright = photo @ LUMA
-    around = _blur(bright * face[..., 0], NEAR * side) / (_blur(face[..., 0], NEAR * side) + 1e-3)
+    around = _around(bright, face[..., 0], NEAR * side, 1e-3)
     here = np.maximum(_blur(bright, FINE * side), 1.0)
     most = np.maximum(around * np.float32(BRIGHTEST) / here, 1.0)
     return np.minimum(factor, most)
@@ -147,6 +142,19 @@ def corners(points: Landmarks, size: int) -> Float[np.ndarray, "size size"]:
     far = [np.linalg.norm(grid - points[k], axis=2) for k in (48, 54)]
     reach = CORNER * align.eye_distance(points)
     return align.smooth(2 - np.minimum(*far) / reach).astype(np.float32)
+
+
+def _around(
+    picture: Real[np.ndarray, "tall wide *channels"],
+    weight: Real[np.ndarray, "tall wide"],
+    sigma: float,
+    least: float,
+) -> Float[np.ndarray, "tall wide *channels"]:
+    """The weighted mean around each place; near 0 where the weights are below `least`."""
+    shape = (*weight.shape, *[1] * (picture.ndim - 2))
+    return _blur(picture * weight.reshape(shape), sigma) / (
+        _blur(weight, sigma).reshape(shape) + np.float32(least)
+    )
 
 
 def _blur(

@@ -70,14 +70,15 @@ def judge(
     """
     if seen is None:
         return Verdict(("no face is found any more",), {})
+    red = _red(before, own)
     figures = {
         "astray": astray(seen, second),
         "chroma": _chroma(before, after, own, seen),
         "sharpness": _sharpness(before, after, own, seen),
         "askew": abs(_slant(seen) - _slant(own)),
         "reached": _reached(seen, own, theirs, parts),
-        "faded": _red(before, own) - _red(after, seen),
-        **_teeth(before, after, seen, own),
+        "faded": red - _red(after, seen),
+        **_teeth(after, seen, own, red),
     }
     words = []
     if figures["astray"] > ASTRAY:
@@ -166,10 +167,11 @@ def _red(crop: Crop, points: Landmarks) -> float:
     return float(np.mean([red[lip].mean() for lip in lips]) - np.median(red[skin]))
 
 
-def _teeth(before: Crop, after: Crop, seen: Landmarks, own: Landmarks) -> dict[str, float]:
+def _teeth(after: Crop, seen: Landmarks, own: Landmarks, lips: float) -> dict[str, float]:
     """How much brighter than skin, and redder than skin and lips, is what an open mouth shows.
 
-    0 where none is open. Red lips that are taken for the inside of a mouth are no torn one.
+    0 where none is open. Red lips, so much redder than skin, that are taken for the inside of a
+    mouth are no torn one.
     """
     if gap(seen) < 0.05 or opening(seen) < 0.02:
         return {"glaring": 0.0, "red": 0.0}
@@ -183,5 +185,5 @@ def _teeth(before: Crop, after: Crop, seen: Landmarks, own: Landmarks) -> dict[s
     high = np.percentile(around[:, 0], 75)
     return {
         "glaring": float(teeth[0] - high),
-        "red": float(teeth[1] - np.median(around[:, 1]) - max(_red(before, own), 0)),
+        "red": float(teeth[1] - np.median(around[:, 1]) - max(lips, 0)),
     }

@@ -142,7 +142,10 @@ class Studio:
         told = self._written(folder, engine, results, wish)
         tell({"done": told})
         if len(results) == 1 and results[0].ranked is not None:
-            kept = self._keep(folder.name, engine, results[0])
+            result = results[0]
+            faces = result.person, result.driver
+            codes = jnp.asarray(result.codes)
+            kept = self._keep(folder.name, engine, *faces, codes, result.generator)
             tell({"masks": self._masks(folder, kept, results[0].ranked)})
         return {}
 
@@ -186,11 +189,17 @@ class Studio:
             "height": last.image.shape[0],
         }
 
-    def _keep(self, name: str, engine: Watched, result: Transfer) -> Kept:
-        small = (frames.smaller(result.person, engine), frames.smaller(result.driver, engine))
-        codes = jnp.asarray(result.codes)
-        kept = Kept(engine, result.person, small, result.driver, codes, result.generator)
-        self.kept[name] = kept
+    def _keep(
+        self,
+        name: str,
+        engine: Watched,
+        person: Located,
+        driver: Located,
+        codes: Codes,
+        generator: Generator,
+    ) -> Kept:
+        small = (frames.smaller(person, engine), frames.smaller(driver, engine))
+        self.kept[name] = kept = Kept(engine, person, small, driver, codes, generator)
         while len(self.kept) > KEPT:
             self.kept.popitem(last=False)
         return kept
@@ -254,7 +263,4 @@ class Studio:
         with np.load(folder / "codes.npz", allow_pickle=False) as arrays:
             codes = jnp.asarray(arrays["ws"])
         tuned = engine.tuned(person, codes[0])
-        small = (frames.smaller(person, engine), frames.smaller(driver, engine))
-        kept = Kept(engine, person, small, driver, codes, tuned)
-        self.kept[folder.name] = kept
-        return kept
+        return self._keep(folder.name, engine, person, driver, codes, tuned)
