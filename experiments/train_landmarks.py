@@ -12,7 +12,6 @@ import functools
 from typing import Annotated
 
 import jax
-import numpy as np
 
 from fxjax import checkpoint, cli, sharding
 from fxjax.training import landmark_data, landmarker, loop
@@ -55,10 +54,7 @@ def run(options: Run, settings: Settings) -> None:
         lines = "  ".join(f"{name} {value:.2f}" for name, value in measured.items())
         loop.say(f"{len(held)} samples held back, % of the distance between the eyes: {lines}")
         info = {"views": int(state.images), "settings": dataclasses.asdict(settings)}
-        flat = {
-            name: np.asarray(array).astype(np.float16)
-            for name, array in checkpoint.flatten(state.average).items()
-        }
+        flat = checkpoint.halved(state.average)
         parts = {"landmarks": ({"size": settings.size, "widths": settings.widths}, flat)}
         info |= {"held_back": measured}
         checkpoint.save_model(f"{options.out}/export", "landmarks", parts, info, overwrite=True)

@@ -37,6 +37,11 @@ def flatten(module: nnx.Module) -> dict[str, Array]:
     return {"/".join(map(str, path)): variable.get_value() for path, variable in state}
 
 
+def halved(module: nnx.Module) -> dict[str, np.ndarray]:
+    """A module's arrays by name in float16, as models are shipped."""
+    return {name: np.asarray(a).astype(np.float16) for name, a in flatten(module).items()}
+
+
 def fill(
     module: Module,
     flat: Mapping[str, np.ndarray | Array],

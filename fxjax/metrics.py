@@ -4,9 +4,13 @@ Pictures on the host are RGB uint8, so that a metric judges what is saved.
 """
 
 import math
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
+from jaxtyping import Float
+from scipy.special import stdtrit
+from scipy.stats import spearmanr
 
 from fxjax.losses import Normalized
 from fxjax.nn.lpips import Heads
@@ -78,3 +82,19 @@ def lpips_style(features: VGG16, heads: Heads | None = None) -> Normalized:
             "preprocessing (Keras'?); convert torchvision's vgg16 .pth file"
         )
     return Normalized(features, heads.layers, [weights[...] for weights in heads.weights])
+
+
+def rank_correlation(a: Float[np.ndarray, " count"], b: Float[np.ndarray, " count"]) -> float:
+    """Spearman's: 1 for the same order, -1 for the opposite; NaN if one is constant."""
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return math.nan
+    return float(np.asarray(spearmanr(a, b))[0])
+
+
+def interval(values: Iterable[float | int | None]) -> tuple[float, float]:
+    """Mean and the half width of its 95 % interval (Student's t), without what is not a number."""
+    kept = np.array([value for value in values if value is not None and math.isfinite(value)])
+    if len(kept) < 2:
+        return (float(kept.mean()) if len(kept) else math.nan), math.nan
+    error = float(kept.std(ddof=1)) / math.sqrt(len(kept))
+    return float(kept.mean()), error * float(stdtrit(len(kept) - 1, 0.975))

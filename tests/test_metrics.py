@@ -64,3 +64,20 @@ def test_lpips_style_takes_the_last_convolutions_of_the_blocks_there_are(pairs):
     assert expected > 0.01
     found = judge.distance(judge.embed(one), judge.embed(other))
     np.testing.assert_allclose(found, [expected], rtol=1e-4)
+
+
+def test_rank_correlation():
+    values = np.array([3.0, 1.0, 2.0, 10.0])
+    assert metrics.rank_correlation(values, values**3) == pytest.approx(1)
+    assert metrics.rank_correlation(values, -values) == pytest.approx(-1)
+    tied = metrics.rank_correlation(np.array([1.0, 2.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0, 4.0]))
+    assert tied == pytest.approx(0.9487, abs=1e-4)
+    assert np.isnan(metrics.rank_correlation(values, np.ones(4)))
+
+
+def test_intervals_are_students():
+    mean, half = metrics.interval([1.0, 2.0, 3.0, math.nan])
+    assert mean == 2
+    assert half == pytest.approx(4.3027 / math.sqrt(3), rel=1e-4)  # t of 2 degrees of freedom
+    assert math.isnan(metrics.interval([1.0])[1])
+    assert math.isnan(metrics.interval([])[0])

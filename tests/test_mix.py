@@ -162,23 +162,11 @@ def test_bits() -> None:
     assert half[:, 0].tolist() == [0.5, 0, 0.5, 0]
 
 
-def test_ranking_and_front() -> None:
+def test_the_front() -> None:
     scores = np.array([[3.0, 0.0], [1.0, 1.0], [1.0, 2.0], [0.0, 3.0]])
     assert mix.pareto(scores).tolist() == [True, True, False, True]
-    ranking = mix.best(scores.sum(axis=1), mix.free_rows(0, 1), 2, 3)
-    assert ranking.scores.tolist() == [2.0, 3.0, 3.0]
-    assert ranking.masks.astype(int).tolist() == [[0, 1], [0, 0], [1, 0]]
     holes = np.array([[0.0, np.nan], [np.nan, 0.0], [1.0, 1.0], [np.inf, 0.0]])
     assert mix.pareto(holes).tolist() == [False, False, True, False]
-
-
-def test_rank_correlation() -> None:
-    values = np.array([3.0, 1.0, 2.0, 10.0])
-    assert mix.spearman(values, values**3) == pytest.approx(1)
-    assert mix.spearman(values, -values) == pytest.approx(-1)
-    tied = mix.spearman(np.array([1.0, 2.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0, 4.0]))
-    assert tied == pytest.approx(0.9487, abs=1e-4)
-    assert np.isnan(mix.spearman(values, np.ones(4)))
 
 
 def test_amounts_are_exact_at_the_ends() -> None:

@@ -1,4 +1,4 @@
-"""Searches against scoring every mask alone: devices, widths, stages, beam, relaxed, joint."""
+"""Searches against scoring every mask alone: devices, widths, stages, joint."""
 
 import re
 from typing import Any
@@ -211,59 +211,6 @@ def test_a_readout_has_no_later_rows(judge: scoring.Judge) -> None:
     rough = search.case_of(model, person, expression, judge, readout=16)
     with pytest.raises(ValueError, match="rows from 0 to 5"):
         search.exhaustive(rough, groups=((6,),))
-
-
-def test_a_beam_as_wide_as_the_tree_is_exhaustive(skip: Any) -> None:
-    scores = search.total(search.exhaustive(skip, groups=GROUPS, width=8), 0.5)
-    found = search.beam(skip, groups=GROUPS, weight=0.5, beams=64, width=8)
-    assert found.drawn == 64
-    ranking = mix.best(scores, GROUPS, 6, 64)
-    np.testing.assert_array_equal(found.amounts[0], ranking.masks[0])
-    np.testing.assert_allclose(search.total(found.scores, 0.5), ranking.scores, rtol=1e-3)
-
-
-def test_beam_of_strengths(skip: Any) -> None:
-    """3 strengths in 3 groups of rows, against all 27."""
-    groups, strengths = ((0, 1), (2, 3), (4,)), (0.0, 0.75, 1.5)
-    table = np.array([[a, a, b, b, c, 0] for a in strengths for b in strengths for c in strengths])
-    values = search.total(search.rescore(skip, amounts=table.astype(np.float32), width=9), 0.5)
-    options: Any = {"groups": groups, "weight": 0.5, "strengths": strengths, "width": 9}
-    wide = search.beam(skip, **options, beams=27)
-    np.testing.assert_allclose(wide.amounts[0], table[np.argmin(values)])
-    narrow = search.beam(skip, **options, beams=2)
-    assert narrow.drawn < 27
-    assert search.total(narrow.scores, 0.5)[0] <= values[0] + 1e-6  # no worse than the person
-    soft = search.relaxed(skip, **options, steps=20)
-    assert set(np.unique(soft.amounts)) <= set(strengths)
-    (same,) = np.flatnonzero((table == soft.amounts[0]).all(axis=1))
-    assert search.total(soft.scores, 0.5)[0] == pytest.approx(values[same], rel=1e-3)
-
-
-def rates(judge: scoring.Judge, kind: Any) -> dict[str, list[int]]:
-    """At what rank among all 64 masks each search ends, over pairs of random networks."""
-    ranks: dict[str, list[int]] = {"beam": [], "relaxed": []}
-    for seed in range(6):
-        model = network(kind, seed)
-        case = task(model, judge, seed)
-        values = np.sort(search.total(search.exhaustive(case, groups=GROUPS, width=8), 0.5))
-        options: Any = {"groups": GROUPS, "weight": 0.5, "width": 8}
-        found = {
-            "beam": search.beam(case, **options, beams=4),
-            "relaxed": search.relaxed(case, **options, steps=60),
-        }
-        for name, one in found.items():
-            least = search.total(one.scores, 0.5)[0]
-            ranks[name].append(int(np.sum(values < least - 1e-4)))
-    return ranks
-
-
-@pytest.mark.parametrize("kind", [StyleGAN1, StyleGAN2])
-def test_how_often_searches_find_the_best_mask(judge: scoring.Judge, kind: Any) -> None:
-    ranks = rates(judge, kind)
-    print(kind.__name__, ranks)  # noqa: T201
-    assert ranks["beam"].count(0) >= 5
-    assert max(ranks["beam"]) <= 3
-    assert ranks["relaxed"].count(0) >= 3
 
 
 def test_joint_moves_towards_both(skip: Any) -> None:

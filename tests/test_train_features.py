@@ -18,6 +18,7 @@ import trainingruns
 
 import fxjax
 from fxjax import checkpoint, cli
+from fxjax.faces.expression import MIRROR
 from fxjax.training import face_features, feature_run, labelled_faces
 from fxjax.training.face_features import Faces, Settings
 
@@ -55,7 +56,7 @@ def state(faces):
 
 
 def test_mirrored_landmarks():
-    mirrored = np.asarray(face_features.MIRRORED)
+    mirrored = MIRROR
     assert sorted(mirrored) == list(range(68))
     assert (mirrored[mirrored] == np.arange(68)).all()
     middle = {8, 27, 28, 29, 30, 33, 51, 57, 62, 66}
@@ -66,7 +67,7 @@ def test_mirrored_landmarks_of_real_faces(shared):
     """The mean face is nearly its own mirror image, which only the right order keeps."""
     with np.load(shared / "data" / "omi" / "omi_train_landmarks.npz") as arrays:
         mean = arrays["landmarks"].mean(0) - 127.5
-    np.testing.assert_allclose(mean[[*face_features.MIRRORED]] * [-1, 1], mean, atol=4)
+    np.testing.assert_allclose(mean[MIRROR] * [-1, 1], mean, atol=4)
 
 
 def test_views_carry_their_landmarks():

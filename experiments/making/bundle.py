@@ -106,19 +106,19 @@ def pack(
     parts: dict[str, Any] = {
         "generator": (
             source["parts"]["generator"]["architecture"],
-            _halves(checkpoint.flatten(made)) | {"w_mean": np.asarray(made.w_mean[...])},
+            checkpoint.halved(made) | {"w_mean": np.asarray(made.w_mean[...])},
         ),
         "statistics": (
             {"dim": made.dim},
             {name: np.asarray(array) for name, array in statistics.items()},
         ),
-        "features": (architecture, _halves(checkpoint.flatten(network))),
+        "features": (architecture, checkpoint.halved(network)),
     }
     card = checkpoint.read_card(zoo.find(landmarks))
     finder = load(landmarks, part="landmarks")
     parts["landmarks"] = (
         card["parts"]["landmarks"]["architecture"],
-        _halves(checkpoint.flatten(finder)),
+        checkpoint.halved(finder),
     )
     own = {key: card[key] for key in ("views", "settings", "held_back") if key in card}
     info = {
@@ -179,10 +179,6 @@ def write(target: epath.Path, packed: Packed, seeds: Sequence[int], most: float)
         if size > most * 1e6:
             raise ValueError(f"the bundle would take {size / 1e6:.1f} MB, more than {most:g}")
     return size
-
-
-def _halves(flat: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    return {name: np.asarray(array).astype(np.float16) for name, array in flat.items()}
 
 
 def _size(folder: epath.Path) -> int:

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from etils import epath
 
-from fxjax import files, tables
+from fxjax import files, metrics, tables
 from fxjax.faces import detect, expression
 from fxjax.training import data
 
@@ -29,7 +29,7 @@ def run(weights: expression.Weights, folder: epath.PathLike | None) -> None:
     happy = np.array([float(rows[i]["happy"]) for i in base])
     print(
         f"omi: rank correlation of mouthSmile with the rating happy, {len(base)} base faces: "
-        f"{rank_correlation(smile[base], happy):.2f}"
+        f"{metrics.rank_correlation(smile[base], happy):.2f}"
     )
     rows, values = read_good(
         folder, "portraits/portraits.csv", "portraits/portraits_landmarks.npz", weights
@@ -38,7 +38,7 @@ def run(weights: expression.Weights, folder: epath.PathLike | None) -> None:
     score = np.array([float(row["smile_score"]) for row in rows])
     print(
         f"portraits: rank correlation of mouthSmile with smile_score, {len(rows)} faces: "
-        f"{rank_correlation(smile, score):.2f}"
+        f"{metrics.rank_correlation(smile, score):.2f}"
     )
     straight = labelled(folder, weights, "neutral", LABELLED)
     for label, names in {"happiness": SMILE, "surprise": ("jawOpen",)}.items():
@@ -73,15 +73,6 @@ def area_under(low: np.ndarray, high: np.ndarray) -> float:
     """How often a value of `high` is above one of `low`: the area under the ROC curve."""
     above = high[:, None] - low[None]
     return float(np.mean(above > 0) + np.mean(above == 0) / 2)
-
-
-def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Spearman's, with mean ranks for equal values."""
-    ranks = [
-        np.array([(values < value).sum() + ((values == value).sum() - 1) / 2 for value in values])
-        for values in (one, other)
-    ]
-    return float(np.corrcoef(ranks)[0, 1])
 
 
 def read_good(

@@ -5,9 +5,8 @@ the person's (the paper's alpha is 1 - bit). Rows are applied in order, so masks
 share the work: the search walks a prefix tree whose leaves are the pictures of all masks.
 """
 
-import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +22,6 @@ Groups = tuple[tuple[int, ...], ...]
 
 Score = Callable[[Any, Images], Float[Array, "batch scores"]]
 """Scores pictures; the first argument is what else it needs (a pytree, passed through jit)."""
-
-
-class Ranking(NamedTuple):
-    """The best masks, best first, over all rows, and the numbers they were ranked by."""
-
-    masks: Bool[np.ndarray, "count rows"]
-    scores: Float[np.ndarray, " count"]
 
 
 def free_rows(first: int, last: int) -> Groups:
@@ -182,12 +174,6 @@ def subtree(
     return expand(generator.start(1), jnp.zeros((1,), jnp.int32), 0, 0)
 
 
-def best(scores: Float[np.ndarray, " masks"], groups: Groups, rows: int, count: int) -> Ranking:
-    """The `count` masks of the least score, best first; equal ones by number."""
-    chosen = np.argsort(np.asarray(scores), kind="stable")[:count]
-    return Ranking(masks_of(groups, rows, chosen.tolist()), np.asarray(scores)[chosen])
-
-
 def pareto(scores: Float[np.ndarray, "masks 2"]) -> Bool[np.ndarray, " masks"]:
     """Which masks no other beats in one number without losing in the other (less is better).
 
@@ -201,18 +187,6 @@ def pareto(scores: Float[np.ndarray, "masks 2"]) -> Bool[np.ndarray, " masks"]:
         if scores[i, 1] < least and np.isfinite(scores[i, 0]):
             front[i], least = True, scores[i, 1]
     return front
-
-
-def spearman(a: Float[np.ndarray, " count"], b: Float[np.ndarray, " count"]) -> float:
-    """Rank correlation, 1 for the same order and -1 for the opposite; NaN if one is constant."""
-    ranks = []
-    for values in (a, b):
-        _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-        ends = np.cumsum(counts)
-        ranks.append((ends - (counts - 1) / 2)[place])  # equal values share their mean rank
-    centred = [rank - rank.mean() for rank in ranks]
-    scale = math.sqrt(float(np.prod([np.sum(np.square(rank)) for rank in centred])))
-    return float(np.sum(centred[0] * centred[1])) / scale if scale else math.nan
 
 
 def blended(person: Code, expression: Code, mask: Bool[Array, " rows"], strength: float) -> Code:

@@ -1,24 +1,22 @@
-"""Searches for the best mixture of two codes: all masks, few of the strengths, or by gradients.
+"""Searches for the best mixture of two codes: all masks, or by gradients.
 
 `exhaustive` scores every mask over a prefix tree. If that was done on small pictures (`case_of`),
-`refine` scores the best again exactly. Where rows times strengths are too many, `beam` and
-`relaxed` find good mixtures without drawing all. `joint` is the first form of arXiv:1912.06253,
-which has no masks. Many pairs: call these for each; the programs are compiled once.
+`refine` scores the best again exactly. `joint` is the first form of arXiv:1912.06253, which has no
+masks. Many pairs: call these for each; the programs are compiled once.
 """
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from fxjax import sharding
+from fxjax import metrics, sharding
 from fxjax.codes import mix
 from fxjax.codes.invert import Settings, advance, begin, codes_of
 from fxjax.codes.mix import Groups
@@ -42,15 +40,6 @@ class Case(NamedTuple):
     person: Code
     expression: Code
     goals: Goals
-
-
-class Mixtures(NamedTuple):
-    """The best found, best first: how much of each row is the expression's (E, A), and the cost."""
-
-    amounts: Float[np.ndarray, "count rows"]
-    scores: Float[np.ndarray, "count 2"]
-    drawn: int
-    """Pictures that were drawn and scored."""
 
 
 class Refined(NamedTuple):
@@ -229,136 +218,13 @@ def refine(
     masks = mix.masks_of(groups, len(case.generator.rows), numbers.tolist())
     exact = rescore(case, masks)
     best = order(exact, weight)
-    agreement = mix.spearman(total(scores[numbers], weight), total(exact, weight))
+    agreement = metrics.rank_correlation(total(scores[numbers], weight), total(exact, weight))
     return Refined(numbers[best], exact[best], agreement)
 
 
 @jax.jit
 def _pictures(generator: Generator, codes: Float[Array, "batch rows dim"]) -> Images:
     return mix.pictures(generator, codes)
-
-
-def beam(
-    case: Case,
-    *,
-    groups: Groups,
-    weight: float,
-    strengths: Sequence[float] = (0.0, 1.0),
-    beams: int = 32,
-    sweeps: int = 2,
-    width: int | None = None,
-) -> Mixtures:
-    """Decides one group after the other, coarse rows first, and keeps the `beams` best mixtures.
-
-    The first sweep begins with the person's code and with the expression's; each further one
-    decides every group anew, given the others. Draws at most sweeps * groups * beams * strengths
-    pictures, none of them twice.
-    """
-    rows = len(case.generator.rows)
-    mix.check_groups(groups, rows)
-    known: dict[tuple[float, ...], np.ndarray] = {}
-
-    def evaluate(tried: Sequence[tuple[float, ...]]) -> None:
-        fresh = [one for one in dict.fromkeys(tried) if one not in known]
-        amounts = _spread(np.asarray(fresh, np.float32).reshape(-1, len(groups)), groups, rows)
-        found = rescore(case, amounts, width=width)
-        known.update(zip(fresh, found, strict=True))
-
-    def best(tried: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
-        unique = list(dict.fromkeys(tried))
-        scores = np.stack([known[one] for one in unique])
-        return [unique[i] for i in order(scores, weight)[:beams]]
-
-    kept = [(strength,) * len(groups) for strength in (0.0, float(max(strengths)))]
-    evaluate(kept)
-    for _ in range(sweeps):
-        before = kept
-        for place in sorted(range(len(groups)), key=lambda place: min(groups[place])):
-            tried = [
-                (*one[:place], float(strength), *one[place + 1 :])
-                for one in kept
-                for strength in strengths
-            ]
-            evaluate([*kept, *tried])
-            kept = best([*kept, *tried])
-        if kept == before:
-            break
-    amounts = _spread(np.asarray(kept, np.float32), groups, rows)
-    return Mixtures(amounts, np.stack([known[one] for one in kept]), len(known))
-
-
-def _spread(
-    values: Float[np.ndarray, "count groups"], groups: Groups, rows: int
-) -> Float[np.ndarray, "count rows"]:
-    """A group's value in each of its rows, 0 in the others."""
-    amounts = np.zeros((len(values), rows), np.float32)
-    for place, group in enumerate(groups):
-        amounts[:, list(group)] = values[:, place : place + 1]
-    return amounts
-
-
-def relaxed(
-    case: Case,
-    *,
-    groups: Groups,
-    weight: float,
-    strengths: Sequence[float] = (0.0, 1.0),
-    steps: int = 100,
-    rate: float = 0.1,
-    starts: int = 4,
-    width: int | None = None,
-) -> Mixtures:
-    """Moves amounts between the least and the largest strength by gradients (Adam), then rounds.
-
-    Amounts are sigmoids, steeper with every step. Several starts are searched at once: the middle,
-    and random ones. Each result is rounded to the nearest strength and scored exactly.
-    """
-    rows, levels = len(case.generator.rows), np.sort(np.asarray(strengths, np.float32))
-    mix.check_groups(groups, rows)
-    soft = _relax(
-        case, jnp.float32(weight), jnp.float32(rate), jnp.asarray(levels[[0, -1]]),
-        groups=groups, steps=steps, starts=starts,
-    )  # fmt: skip
-    nearest = np.argmin(np.abs(np.asarray(soft)[:, :, None] - levels), axis=2)
-    amounts = _spread(np.unique(levels[nearest], axis=0), groups, rows)
-    scores = rescore(case, amounts, width=width)
-    best = order(scores, weight)
-    return Mixtures(amounts[best], scores[best], steps * starts + len(amounts))
-
-
-@functools.partial(jax.jit, static_argnames=("groups", "steps", "starts"))
-def _relax(
-    case: Case,
-    weight: Float[Array, ""],
-    rate: Float[Array, ""],
-    ends: Float[Array, "2"],
-    *,
-    groups: Groups,
-    steps: int,
-    starts: int,
-) -> Float[Array, "starts groups"]:
-    """The groups' amounts after the last step."""
-    optimizer = optax.adam(rate)
-    rows = _spread(np.eye(len(groups), dtype=np.float32), groups, len(case.generator.rows))
-
-    def amounts(logits: Array, step: Array) -> Array:
-        steepness = 1 + 4 * step / steps
-        return ends[0] + (ends[1] - ends[0]) * jax.nn.sigmoid(steepness * logits)
-
-    def objective(logits: Array, step: Array) -> Array:
-        scores = _score_amounts(case, amounts(logits, step) @ rows)
-        return jnp.sum(scores @ jnp.stack([1.0, weight]))  # a sum: each start goes its own way
-
-    def advance(carry: Any, step: Array) -> tuple[Any, None]:
-        logits, moments = carry
-        gradient = jax.grad(objective)(logits, step)
-        updates, moments = optimizer.update(gradient, moments, logits)
-        return (logits + updates, moments), None
-
-    logits = jax.random.normal(jax.random.key(0), (starts, len(groups))).at[0].set(0.0)
-    begin = (logits, optimizer.init(logits))
-    (logits, _), _ = jax.lax.scan(advance, begin, jnp.arange(steps, dtype=jnp.float32))
-    return amounts(logits, jnp.float32(steps))
 
 
 def joint(case: Case, *, weight: float, steps: int = 300, rate: float = 0.05) -> Code:

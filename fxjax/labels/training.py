@@ -125,11 +125,11 @@ def on_device(faces: Labelled, mesh: Mesh) -> networks.Data:
 
 def export(folder: epath.PathLike, settings: Settings, state: TrainState, data: str) -> None:
     """Writes a model folder for fxjax.load: the autoencoder, and the classifier if there is one."""
-    auto = checkpoint.flatten(networks.autoencoder(settings, state))
-    parts: dict[str, Any] = {"autoencoder": (settings.autoencoder(), _half(auto))}
+    auto = checkpoint.halved(networks.autoencoder(settings, state))
+    parts: dict[str, Any] = {"autoencoder": (settings.autoencoder(), auto)}
     if settings.classifier:
-        flat = checkpoint.flatten(state.networks["classifier"])
-        parts["classifier"] = (settings.classes(), _half(flat))
+        flat = checkpoint.halved(state.networks["classifier"])
+        parts["classifier"] = (settings.classes(), flat)
     info = {"images": int(state.images), "data": data, "settings": dataclasses.asdict(settings)}
     checkpoint.save_model(folder, settings.model, parts, info, overwrite=True)
 
@@ -190,7 +190,3 @@ def _decode(auto: Any, latent: Features, labels: jax.Array) -> Features:
 @jax.jit
 def _name(classifier: Any, pictures: Features) -> jax.Array:
     return jnp.argmax(classifier(pictures), axis=-1)
-
-
-def _half(flat: dict[str, Any]) -> dict[str, np.ndarray]:
-    return {name: np.asarray(array).astype(np.float16) for name, array in flat.items()}

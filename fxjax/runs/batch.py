@@ -258,11 +258,3 @@ def _cell(value: Any) -> Any:
 def codes_of(*faces: Known) -> Codes:
     """Their codes on the device."""
     return jnp.asarray(np.stack([face.code for face in faces]))
-
-
-def interval(values: Sequence[float | int]) -> tuple[float, float]:
-    """Mean and the half width of its 95 % interval, without what is not a number."""
-    kept = np.array([value for value in values if value is not None and math.isfinite(value)])
-    if len(kept) < 2:
-        return (float(kept.mean()) if len(kept) else math.nan), math.nan
-    return float(kept.mean()), float(1.96 * kept.std(ddof=1) / math.sqrt(len(kept)))

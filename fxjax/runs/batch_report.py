@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from fxjax import report
+from fxjax import metrics, report
 from fxjax.faces import verdict
 from fxjax.images import load_image
-from fxjax.runs import batch
 from fxjax.runs.batch import OK, Pair
 
 MEASURES = ("gain", "to_person", "to_driver", "outside", "expression_loss", "appearance_loss")
@@ -24,7 +23,7 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         line: dict[str, Any] = {"method": name, "pairs": len(rows)}
         for measure in MEASURES:
             values = [row[f"{name}: {measure}"] for row in rows if f"{name}: {measure}" in row]
-            line[measure], line[f"{measure} +-"] = batch.interval(values)
+            line[measure], line[f"{measure} +-"] = metrics.interval(values)
         own = np.array([row.get(f"{name}: to_person", math.nan) for row in rows])
         other = np.array([row.get(f"{name}: to_driver", math.nan) for row in rows])
         seen = np.isfinite(own)

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from scipy.special import stdtrit
 
-from fxjax import files
+from fxjax import files, metrics
 from fxjax.faces import detect
 from fxjax.faces.align import Landmarks, eye_distance
 from fxjax.images import from_uint8, load_image
@@ -184,8 +182,8 @@ def mean(values: Sequence[float | int]) -> Mean | None:
         return None
     if count == 1 or not np.isfinite(values).all():
         return Mean(float(np.mean(values)), None, count)
-    error = float(np.std(values, ddof=1)) / math.sqrt(count)
-    return Mean(float(np.mean(values)), error * float(stdtrit(count - 1, 0.975)), count)
+    value, margin = metrics.interval(values)
+    return Mean(value, margin, count)
 
 
 def by_face(results: Sequence[Result], layer: str, field: str) -> dict[str, float | int]:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from fxjax.metrics import interval
 from fxjax.report import bars, document, escape
-from fxjax.runs.batch import interval
 from fxjax.transfer_types import PRESETS
 
 MEASURES = {

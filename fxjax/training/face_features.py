@@ -18,6 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PyTree, ScalarLike, UInt8
 
 from fxjax import images, losses
+from fxjax.faces.expression import MIRROR
 from fxjax.nn import ops
 from fxjax.nn.layers import Average, Dense
 from fxjax.nn.vgg16 import BLOCKS, VGG16
@@ -26,13 +27,6 @@ from fxjax.types import Features, Images
 
 EPSILON = 1e-5  # of batch norm
 SPREAD = 0.15  # deviation of a landmark from its mean, in half sides of a view
-# What the 68 landmarks become in a mirror: jaw, brows, nose, eyes, mouth.
-MIRRORED = (
-    *range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1),
-    45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40,
-    *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), *range(67, 64, -1),
-)  # fmt: skip
-
 Predictions = dict[str, Float[Array, "batch _"]]
 
 
@@ -229,7 +223,7 @@ def moved(
     mirror: Bool[Array, " batch"],
 ) -> Float[Array, "batch 68 2"]:
     """Landmarks of warped pictures; before and after in pixels from the middle."""
-    landmarks = jnp.where(mirror[:, None, None], landmarks[:, MIRRORED], landmarks)
+    landmarks = jnp.where(mirror[:, None, None], landmarks[:, MIRROR], landmarks)
     back = jnp.linalg.inv(geometry)
     return jnp.einsum("bij,bkj->bki", back[:, :2, :2], landmarks) + back[:, None, :2, 2]
 

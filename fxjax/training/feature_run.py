@@ -95,10 +95,7 @@ def export(
 def write_features(out: epath.PathLike, trunk: VGG16, pictures: Images, info: dict) -> None:
     """Writes a model folder of features that are scaled to unit mean square, in float16."""
     trunk, squares = face_features.unit_squares(trunk, pictures)
-    flat = {
-        name: np.asarray(array).astype(np.float16)
-        for name, array in checkpoint.flatten(trunk).items()
-    }
+    flat = checkpoint.halved(trunk)
     info = info | {"mean_square_before_scaling": squares}
     checkpoint.save_model(
         out, "vgg16", {"features": (architecture(trunk), flat)}, info, overwrite=True

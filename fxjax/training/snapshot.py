@@ -109,9 +109,9 @@ def export(
     """
     folder = files.absolute(folder)
     mean, covariance = gan.code_statistics(state.average)
-    flat = _half(checkpoint.flatten(state.average)) | {"w_mean": np.asarray(mean)}
+    flat = checkpoint.halved(state.average) | {"w_mean": np.asarray(mean)}
     statistics = {"mean": np.asarray(mean), "covariance": np.asarray(covariance)}
-    rest = _half(checkpoint.flatten(state.discriminator))
+    rest = checkpoint.halved(state.discriminator)
     rest = {f"discriminator/{name}": array for name, array in rest.items()}
     rest |= {name: np.asarray(getattr(state, name)) for name in COUNTS}
     packed = io.BytesIO()
@@ -212,7 +212,3 @@ def _checkpoints(folder: epath.PathLike) -> list[epath.Path]:
         return []
     found = [path for path in source.iterdir() if path.name.isdigit()]
     return sorted(path for path in found if (path / checkpoint.CARD).exists())
-
-
-def _half(flat: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    return {name: np.asarray(array).astype(np.float16) for name, array in flat.items()}
