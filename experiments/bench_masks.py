@@ -10,7 +10,9 @@ The ratio is of one run on one machine. Work counts a shared feature network onc
 """
 
 import dataclasses
-from typing import Annotated, Any, Literal
+import itertools
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +23,6 @@ from fxjax import losses, score, sharding
 from fxjax.cli import launch
 from fxjax.codes import mix, search
 from fxjax.nn.layers import default_widths
-from fxjax.nn.stylegan1 import StyleGAN1
-from fxjax.nn.stylegan2 import StyleGAN2
 from fxjax.nn.vgg16 import VGG16
 from fxjax.runs import bench
 
@@ -39,31 +39,30 @@ class Config:
     bits: Annotated[int, "free rows below the top ones that one timed call decides"] = 8
     naive: Annotated[int, "masks that the naive way draws, at the end of the subtree"] = 16
     base: Annotated[int, "channels are base / size, at most 512; 0: the official ones"] = 0
-    dtype: Annotated[Literal["float32", "bfloat16"], "what the networks compute in"] = "float32"
+    dtypes: Annotated[tuple[str, ...], "what it computes in: float32, bfloat16"] = ("float32",)
+    peak: Annotated[float, "the device's peak TFLOP/s if known, for MFU of the tree"] = 0.0
     runs: Annotated[int, "timed runs of each program; the table has their median"] = 3
 
 
 def main(config: Config) -> None:
     """Measures and prints."""
-    machine = bench.machine()
-    best, what = bench.ceiling(jnp.dtype(config.dtype))
-    print(f"{machine}; {config.dtype}; ceiling {best / 1e9:.0f} GFLOP/s ({what})")
-    head = ["model", "px", "scored px", "rows", "width", "tree masks/s", "naive masks/s", "ratio"]
-    head += ["work ratio", "tree of ceiling", "naive of ceiling", "apart", "all masks take s"]
-    print(bench.table([*head, "compile s", "memory GiB"], []), flush=True)
-    for model in config.models:
-        for size in config.sizes:
-            for rows in config.rows:
-                print(
-                    "| " + " | ".join(measure(config, model, size, rows, best)) + " |", flush=True
-                )
-    again, what = bench.ceiling(jnp.dtype(config.dtype))
-    print(f"ceiling measured again: {again / 1e9:.0f} GFLOP/s ({what})")
+    head = ["model", "px", "dtype", "scored px", "rows", "width", "tree masks/s", "naive masks/s"]
+    head += ["ratio", "work ratio", "tree of ceiling", "naive of ceiling", "apart"]
+    head += ["all masks take s", "compile s", "memory GiB"]
+    every = itertools.product(config.models, config.sizes, config.rows, config.dtypes)
+
+    def rows(ceilings: dict[str, float]) -> Iterator[tuple[list[str], float]]:
+        for model, size, free, dtype in every:
+            yield measure(config, model, size, free, dtype, ceilings[dtype])
+
+    bench.show(head, config.dtypes, config.peak, rows)
 
 
-def measure(config: Config, model: str, size: int, rows: int, best: float) -> list[str]:
-    """One row of the table."""
-    dtype, make = jnp.dtype(config.dtype), {"stylegan1": StyleGAN1, "stylegan2": StyleGAN2}[model]
+def measure(
+    config: Config, model: str, size: int, rows: int, name: str, best: float
+) -> tuple[list[str], float]:
+    """One row of the table, and the tree's rate in FLOP/s."""
+    dtype, make = jnp.dtype(name), bench.maker(model)
     widths = default_widths(size, config.base or bench.BASES[model], 512)
     neutral: dict[str, Any] = {"mean": (0.0,) * 3, "deviation": (1.0,) * 3, "bgr": False}
     features = VGG16((64, 128, 256), **neutral, dtype=dtype, rngs=nnx.Rngs(0))
@@ -74,8 +73,8 @@ def measure(config: Config, model: str, size: int, rows: int, best: float) -> li
     images = jax.jit(mix.pictures)(generator, codes)
     goals = score.goals(judge, images[:1], images[1:])
     # To count work: without the second network, which the compiler finds to be the first.
-    one = score.Judge(perceptual, losses.Pixels(config.score_size))
-    once = score.goals(one, images[:1], images[1:])
+    cheap = score.Judge(perceptual, losses.Pixels(config.score_size))
+    once = score.goals(cheap, images[:1], images[1:])
     width = config.width or search.fitting_width(generator, goals)
     groups, top = mix.free_rows(0, rows - 1), max(0, rows - config.bits)
     mesh = sharding.mesh(jax.devices()[:1])
@@ -99,21 +98,19 @@ def measure(config: Config, model: str, size: int, rows: int, best: float) -> li
     given = (generator, goals, codes)
     timings = [bench.measure(tree, *given, last, runs=config.runs)]
     timings.append(bench.measure(naive, *given, runs=config.runs))
-    counts = (2 ** (rows - top), config.naive)
-    work = (
-        bench.flops(tree, generator, once, codes, last),
-        bench.flops(naive, generator, once, codes),
-    )
+    counts, one = (2 ** (rows - top), config.naive), (generator, once, codes)
+    work = (bench.flops(tree, *one, last), bench.flops(naive, *one))
     seconds = [timing.median for timing in timings]
     rates = [counts[i] / seconds[i] for i in (0, 1)]
     shares = [work[i] / seconds[i] / best for i in (0, 1)]
     found = np.asarray(jax.jit(tree)(*given, last))[0, -config.naive :]
     apart = np.max(np.abs(found - np.asarray(jax.jit(naive)(*given))))
-    cells = [model, size, config.score_size, rows, width, f"{rates[0]:.2f}", f"{rates[1]:.2f}"]
-    cells += [f"{rates[0] / rates[1]:.2f}", f"{work[1] / counts[1] / work[0] * counts[0]:.2f}"]
+    cells = [model, size, name, config.score_size, rows, width]
+    cells += [f"{rates[0]:.2f}", f"{rates[1]:.2f}", f"{rates[0] / rates[1]:.2f}"]
+    cells += [f"{work[1] / counts[1] / work[0] * counts[0]:.2f}"]
     cells += [f"{shares[0]:.0%}", f"{shares[1]:.0%}", f"{apart:.1e}", f"{2**rows / rates[0]:.0f}"]
     cells += [f"{timings[0].compilation:.1f}", f"{timings[0].memory / 2**30:.2f}"]
-    return [str(cell) for cell in cells]
+    return [str(cell) for cell in cells], work[0] / seconds[0]
 
 
 if __name__ == "__main__":

@@ -12,9 +12,8 @@ import dataclasses
 from typing import Annotated
 
 import numpy as np
-from tqdm import tqdm
 
-from fxjax import assess, files
+from fxjax import assess, files, steps
 from fxjax.cli import launch
 from fxjax.codes.smile_samples import smile
 from fxjax.labels.engine import LabelEngine
@@ -39,7 +38,9 @@ def main(config: Config) -> None:
     judges = assess.Judges(engine.detector)
     found, _ = photos.find(config.images, out)
     rows: list[dict[str, str | float]] = []
-    for path, name in tqdm(list(zip(found, photos.photo_names(found), strict=True)), disable=None):
+    for path, name in steps.each(
+        list(zip(found, photos.photo_names(found), strict=True)), "photos"
+    ):
         try:
             face = engine.locate(path)[0]
         except (ValueError, OSError) as error:

@@ -11,13 +11,12 @@ import math
 import time
 from typing import Annotated
 
-from tqdm import tqdm
-
 from fxjax import assess, files, sharding
 from fxjax.cli import launch
 from fxjax.engine import Engine
 from fxjax.images import save_image
 from fxjax.runs import transfer_files, transfer_flags
+from fxjax.steps import Steps
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,28 +40,26 @@ def main(config: Config) -> None:
         raise ValueError(f"--top={config.top}: want 1 or more")
     if config.top > 1 and config.mask:
         raise ValueError("--top is of ranked masks, but --mask gives the one; leave one out")
-    engine = Engine(config.model, config.features, config.settings())
-    with tqdm(total=100, disable=None, bar_format="{desc:<10} {bar} {n:3.0f} %") as bar:
-
-        def show(step: str, share: float) -> None:
-            bar.set_description_str(step, refresh=False)
-            bar.update(100 * share - bar.n)
-
-        results = engine(
-            config.appearance,
-            config.expression,
-            face=config.face,
-            driver_face=config.driver_face,
-            progress=show,
-        )
+    with Steps() as progress:
+        progress("models", 0.0)
+        engine = Engine(config.model, config.features, config.settings())
+        if engine.saved:
+            progress.say(engine.saved)
+        faces = {"face": config.face, "driver_face": config.driver_face}
+        results = engine(config.appearance, config.expression, **faces, progress=progress)
+        judges, tables = assess.Judges(engine.detector), []
+        for result in results:
+            progress("comparison", len(tables) / len(results))
+            compared = {"compare": config.compare, "joint": config.joint}
+            tables.append(assess.table(engine, judges, result, **compared))
     shown = ["model", "steps", "rows", "weight", "strength", "score_size", "tuning", "refine"]
     shown += ["readout"] if config.readout else []
     facts = {name: str(getattr(config, name)) for name in shown}
     facts["device"] = sharding.described()
-    judges = assess.Judges(engine.detector)
-    for index, result in enumerate(results):
+    if engine.saved:
+        facts["masks"] = engine.saved
+    for index, (result, measured) in enumerate(zip(results, tables, strict=True)):
         folder = out if len(results) == 1 else out / f"face{index}"
-        measured = assess.table(engine, judges, result, compare=config.compare, joint=config.joint)
         seconds = {**result.seconds, "in all": time.monotonic() - began}
         transfer_files.write(
             folder,

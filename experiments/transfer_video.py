@@ -14,9 +14,9 @@ from typing import Annotated
 
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from fxjax import files, zoo
+from fxjax import steps as shown
 from fxjax.cli import launch
 from fxjax.engine import Engine
 from fxjax.faces import align, expression
@@ -58,7 +58,7 @@ def main(config: Config) -> None:
             f"--most={config.most} leaves out {source.left} of {whole} frames; a larger one fewer"
         )
     rows, found = [], {}
-    for number, photo in enumerate(tqdm(source, "faces", source.count, disable=None)):
+    for number, photo in enumerate(shown.each(source, "faces", source.count)):
         row = {"frame": number, "status": batch.OK, "message": ""}
         try:
             face = engine.locate(photo)[0]
@@ -85,7 +85,7 @@ def main(config: Config) -> None:
     tuned, found = engine.tuned(person, own), frames.steadied(found)
     before, code, pictures = engine.draw(own[None], tuned), own, []
     note, driver = transfer_files.note(config.model), None
-    for number, frame in enumerate(tqdm(source, "frames", source.count, disable=None)):
+    for number, frame in enumerate(shown.each(source, "frames", source.count)):
         photo = person.photo
         if number in found:
             crop = align.align(frame, found[number], engine.resolution)

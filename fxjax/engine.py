@@ -22,7 +22,16 @@ from fxjax.faces import detect, goal, mouth, reader
 from fxjax.nn.generator import Generator
 from fxjax.nn.vgg16 import VGG16
 from fxjax.ranking import Ranking
-from fxjax.transfer_types import Located, Picture, Pixels, Progress, Settings, Transfer, unchanged
+from fxjax.transfer_types import (
+    Located,
+    Picture,
+    Pixels,
+    Progress,
+    Settings,
+    Transfer,
+    silent,
+    unchanged,
+)
 from fxjax.types import Code, Codes, Images
 from fxjax.zoo import load
 
@@ -120,8 +129,10 @@ class Engine(Coding, Ranking):
         nothing is taken from the driver, by a given mask or between photos that are alike, nothing
         changes.
         """
+        progress = silent if progress is None else progress
         seconds, began = {}, time.monotonic()
         if tuned is None:
+            progress("tuning", 0.0)
             tuned = self.tuned(person, codes[0])
         seconds["tuning"], began = time.monotonic() - began, time.monotonic()
         given = mask
@@ -129,6 +140,7 @@ class Engine(Coding, Ranking):
             given = np.array(self.settings.mask)
         ranked, alike = None, False
         if given is None:
+            progress("masks", 0.0)
             ranked = self.rank(codes[0], codes[1], (person, driver), progress, tuned)
             alike = ranked is None
             given = np.zeros(codes.shape[1], bool) if ranked is None else ranked.masks[0]
@@ -138,6 +150,7 @@ class Engine(Coding, Ranking):
         own, plain = self.draw(jnp.stack([codes[0], mixed]), tuned)[:, None]
         tries: list[tuple[str, Code, Images, dict[str, float]]] = [("mixture", mixed, plain, {})]
         if self.settings.refine and amount and "mouth" in self.parts:
+            progress("refinement", 0.0)
             starts = jnp.stack([codes[0], mixed])
             best = self.refined(person, driver, codes[0], starts, tuned, progress)
             found = zip(
@@ -151,6 +164,7 @@ class Engine(Coding, Ranking):
             tries.append(("face model alone", codes[0], own, {}))
         done = []
         for name, code, new, figures in tries:
+            progress("put back", len(done) / len(tries))
             photo, face = self.apply(person, own, new, driver, amount=amount)
             found = self.verdict(person, driver, photo)
             done.append((len(found.words), len(done), name, code, figures, photo, face, found))
@@ -199,6 +213,8 @@ class Engine(Coding, Ranking):
         `image` has them all. Of several faces, those whose mouths are hidden stay as they are.
         Raises ValueError if a photo has no such face or cannot be read.
         """
+        progress = silent if progress is None else progress
+        progress("faces", 0.0)
         began = time.monotonic()
         people = self.locate(appearance, face)
         drivers = self.locate(expression, driver_face)
@@ -213,6 +229,7 @@ class Engine(Coding, Ranking):
         ]
         curves, codes = np.zeros((2, 0), np.float32), jnp.zeros((0, 0, 0))
         if changing:
+            progress("inversion", 0.0)
             inversion = self.encode([*changing, *drivers], progress=progress)
             curves, codes = np.asarray(inversion.losses), inversion.code
         inverted = time.monotonic() - inverting

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
@@ -16,6 +17,7 @@ from fxjax.nn.vgg16 import VGG16
 from fxjax.transfer_types import Located, Progress, Ranked, Settings
 from fxjax.types import Code, Images
 
+MOST_MASKS = {"cpu": 2**12}  # that are tried unless rows are given: 18 rows have 2**18
 RESCORED = 64  # masks that are scored again at full size
 POSE = 3  # rows 0 to 2, up to 8 pixels, carry the pose
 HALF = 0.5  # of the way that is left, E, of a mask that moves at least half of the way
@@ -50,7 +52,8 @@ class Ranking(Faces):
                 "half, a quarter and so on; give one of these"
             )
         searched = self._searched()
-        self.groups = mix.free_rows(0, searched - 1)
+        most = MOST_MASKS.get(jax.default_backend(), 1 << searched)
+        self.groups = mix.tied(searched, most)
         if self.settings.rows is not None:
             mix.check_groups(self.settings.rows, searched)
             self.groups = self.settings.rows
@@ -71,6 +74,21 @@ class Ranking(Faces):
         texture: Any = losses.balanced_gram(self.features, mean)
         staying = [who, texture, losses.Pixels(), reader.Pose(self.reader)]
         return score.Judge(changing, score.Balanced(staying, STAYING, LEAST, PLACED))
+
+    @property
+    def saved(self) -> str:
+        """What the search leaves out that it could try, in words; nothing if it tries all."""
+        rows, groups = self._searched(), len(self.groups)
+        if self.settings.mask is not None or self.settings.rows is not None:
+            return ""
+        tied = [group for group in self.groups if len(group) > 1]
+        if not tied:
+            return ""
+        return (
+            f"{2**groups:,} of {2**rows:,} masks are tried, as this is a CPU: rows {tied[0][0]} to "
+            f"{rows - 1} are taken in pairs; rows=0-{rows - 1} tries all, rows=0-7 those up to 32 "
+            "pixels"
+        )
 
     @property
     def approximate(self) -> bool:

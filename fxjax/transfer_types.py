@@ -27,6 +27,11 @@ Picture = Pixels | epath.PathLike
 Progress = Callable[[str, float], None]
 """Called with a step's name and how much of it is done, 0 to 1."""
 
+
+def silent(step: str, share: float) -> None:
+    """Tells nobody."""
+
+
 PRESETS = {"paper": (3, 4)}  # rows that other work takes from the expression, without a search
 
 
@@ -35,7 +40,8 @@ class Settings:
     """How to transfer.
 
     `rows`: groups of rows that the search may take from the expression (None: every row on its
-    own); `keep_pose` leaves the rows up to 8 pixels, which carry the pose, to the person.
+    own, but on a CPU of more than 12 rows later ones in pairs); `keep_pose` leaves the rows up to 8
+    pixels, which carry the pose, to the person.
     `weight` is that of the appearance in the score E + weight * A: at 1 or more, taking all rows
     is no better than taking none, so that mixtures win. `strength` moves the chosen rows by 0
     (none) to 1.5 times the way to the expression's. `mask` skips the search.

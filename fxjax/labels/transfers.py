@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jaxtyping import Float
-from tqdm import tqdm
 
-from fxjax import images
+from fxjax import images, steps
 from fxjax.codes import mix
 from fxjax.codes.smile_samples import Reader
 from fxjax.engine import Engine
@@ -53,7 +52,7 @@ def changed(
         raise ValueError(f"no held-back face shows {', '.join(bare)}, to drive; give more --faces")
     codes = engine.encode(faces).code
     every = []
-    for k in tqdm(range(len(faces)), "masks", disable=None):
+    for k in steps.each(range(len(faces)), "masks"):
         wanted = []
         for kind in kinds:
             after = np.roll(np.arange(len(faces)), -k)

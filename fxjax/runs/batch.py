@@ -16,9 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from tqdm import tqdm
 
-from fxjax import files, images, tables, zoo
+from fxjax import files, images, steps, tables, zoo
 from fxjax.engine import LAYERS
 from fxjax.faces import align
 from fxjax.losses import feature_size
@@ -186,8 +185,7 @@ def each(
     marks = {pair: _mark(key, *(shas[path] for path in pair[:2])) for pair in pairs}
     mine = sorted(pairs, key=lambda pair: str(pair.appearance))  # who changes is tuned to once
     mine = mine[jax.process_index() :: jax.process_count()]
-    bar = tqdm(mine, "pairs", unit="pair", disable=None)
-    for pair in bar:
+    for pair in steps.each(mine, "pairs"):
         if _row(out, pair, marks[pair]) is not None:
             continue
         began = time.monotonic()

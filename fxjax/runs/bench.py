@@ -6,12 +6,15 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from fxjax.nn.stylegan1 import StyleGAN1
+from fxjax.nn.stylegan2 import StyleGAN2
 
 # (height = width, channels, out) of 3x3 convolutions, and the side of square matrix products.
 CONVS = ((32, 512, 512), (64, 256, 256), (128, 128, 128), (256, 64, 64))
@@ -21,12 +24,24 @@ BASES = {"stylegan1": 16384, "stylegan2": 32768}  # official channels: min(base 
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Seconds: the median and the least of the runs, and the compilation; bytes of temporaries."""
+    """Seconds: the median and the least of the runs, and the compilation; bytes of temporaries.
+
+    `cost` is of one run: a loop's body counts once.
+    """
 
     median: float
     least: float
     compilation: float
     memory: int
+    cost: "Cost"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Floating-point operations, and the bytes that fused operations read and write."""
+
+    flops: float
+    bytes: float
 
 
 def machine() -> str:
@@ -51,6 +66,14 @@ def _processor() -> str:
     return models[0] if models else platform.processor() or "unknown processor"
 
 
+def maker(model: str) -> Any:
+    """The class of that name."""
+    makers = {"stylegan1": StyleGAN1, "stylegan2": StyleGAN2}
+    if model not in makers:
+        raise ValueError(f"--models: no {model!r}; there are {', '.join(makers)}")
+    return makers[model]
+
+
 def measure(function: Callable[..., Any], *arguments: Any, runs: int = 5) -> Timing:
     """Compiles `function`, then times it."""
     lowered = jax.jit(function).lower(*arguments)
@@ -67,7 +90,17 @@ def measure(function: Callable[..., Any], *arguments: Any, runs: int = 5) -> Tim
     memory = (
         0 if analysis is None else analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
     )
-    return Timing(statistics.median(seconds), min(seconds), compilation, memory)
+    return Timing(statistics.median(seconds), min(seconds), compilation, memory, _cost(compiled))
+
+
+def counted(function: Callable[..., Any], *arguments: Any) -> Cost:
+    """What the compiler of this device counts of a program, without running it."""
+    return _cost(jax.jit(function).lower(*arguments).compile())
+
+
+def _cost(compiled: Any) -> Cost:
+    found = compiled.cost_analysis() or {}
+    return Cost(found.get("flops", 0.0), found.get("bytes accessed", 0.0))
 
 
 def flops(function: Callable[..., Any], *arguments: Any) -> int:
@@ -117,13 +150,42 @@ def ceiling(dtype: Any, runs: int = 5) -> tuple[float, str]:
     return max(rates)
 
 
+def ceilings(dtypes: Sequence[str], runs: int = 5) -> dict[str, float]:
+    """The ceiling in each of these types, also printed. ValueError for another name."""
+    found = {}
+    for name in dtypes:
+        if name not in ("float32", "bfloat16"):
+            raise ValueError(f"--dtypes: no {name!r}; there are float32 and bfloat16")
+        found[name], what = ceiling(jnp.dtype(name), runs)
+        print(f"{name}: ceiling {found[name] / 1e9:.0f} GFLOP/s ({what})", flush=True)
+    return found
+
+
 def _plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return lax.conv_general_dilated(
         x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+def show(
+    head: Sequence[str],
+    dtypes: Sequence[str],
+    peak: float,
+    rows: Callable[[dict[str, float]], Iterable[tuple[Sequence[object], float]]],
+) -> None:
+    """Prints the machine, its ceilings, a Markdown table as its rows come, and the ceilings again.
+
+    `rows` makes, of the ceilings in FLOP/s, each row's cells and its rate in FLOP/s, which the last
+    column has as a share of the `peak` in TFLOP/s if that is known (not 0).
+    """
+    print(machine())
+    best = ceilings(dtypes)
+
+    def line(cells: Sequence[object], last: str) -> None:
+        print("| " + " | ".join(map(str, [*cells, *([last] if peak else [])])) + " |", flush=True)
+
+    line(head, "MFU")
+    line(["---"] * len(head), "---")
+    for cells, rate in rows(best):
+        line(cells, f"{rate / 1e12 / peak:.0%}" if peak else "")
+    ceilings(dtypes)

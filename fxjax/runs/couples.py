@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 from etils import epath
-from tqdm import tqdm
 
-from fxjax import files, images
+from fxjax import files, images, steps
 from fxjax.codes import smile_samples
 from fxjax.faces import detect, expression
 from fxjax.runs.photos import find
@@ -59,7 +58,7 @@ def photographed(folder: str, target: epath.Path) -> tuple[list[Candidate], list
     """Straight and smiling faces of photos, whose names are as seen from the table's folder."""
     paths, _ = find(folder, target.parent / "none")
     detector, glum, glad = detect.Detector(), [], []
-    for path in tqdm(paths, "photos", disable=None):
+    for path in steps.each(paths, "photos"):
         try:
             (face,) = detect.choose(detector(images.load_image(path)))
         except ValueError as error:

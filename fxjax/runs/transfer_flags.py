@@ -31,7 +31,10 @@ class Inversion:
 class Search(Inversion):
     """Of those that rank masks."""
 
-    rows: Annotated[str, "rows to search: all, or such as 0-2,5,6+7 (+ ties rows)"] = "all"
+    rows: Annotated[
+        str,
+        "rows to search: all (on a CPU at most 4,096 masks), or such as 0-2,5,6+7 (+ ties rows)",
+    ] = "all"
     keep_pose: Annotated[bool, "leave out the rows up to 8 pixels, which carry the pose"] = False
     weight: Annotated[float, "of the appearance in the score E + weight * A"] = Settings.weight
     score_size: Annotated[int, "pixels at which all masks are scored"] = Settings.score_size
