@@ -45,7 +45,7 @@ from typing import (
 import jax
 from absl import flags
 
-from fxjax import files
+from fxjax import compiled, files
 
 Config = TypeVar("Config")  # a frozen dataclass
 
@@ -285,12 +285,7 @@ def describe(config_class: Any, doc: str) -> str:
 
 def _start(process: Process) -> None:
     """Points the compilation cache at a folder and joins the other processes."""
-    if process.compile_cache is not None:
-        folder = os.fspath(files.absolute(process.compile_cache))
-        jax.config.update("jax_compilation_cache_dir", folder)
-    elif not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(cache) / "fxjax" / "jax"))
+    compiled.keep(process.compile_cache)
     if process.coordinator is not None:
         address = None if process.coordinator == "auto" else process.coordinator
         jax.distributed.initialize(address, process.num_processes, process.process_id)

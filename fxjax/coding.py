@@ -1,13 +1,16 @@
 """Faces as codes of a generator: inverted, drawn, tuned to, and moved towards an expression."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
+from fxjax import memory, sharding
 from fxjax.codes import invert, pivotal, refine, whiten
 from fxjax.faces import align, expression, goal, model, mouth, reader
 from fxjax.faces.located import Faces
@@ -21,8 +24,12 @@ AT_ONCE = 2**22  # pixels that are inverted or drawn together: 4 faces of 1024 p
 
 
 class Coding(Faces):
-    """What an engine knows of codes. It has a `generator`, its `walk`, a `loss` and `settings`."""
+    """What an engine knows of codes. It has a `generator`, its `walk`, a `loss` and `settings`.
 
+    Faces are inverted on all devices of its `mesh`.
+    """
+
+    mesh: Mesh
     generator: Any
     walk: Any
     loss: Any
@@ -38,38 +45,60 @@ class Coding(Faces):
 
         Searched in whitened W (`fxjax.codes.whiten`), where rows of two codes mix.
         """
-        parts, count = [], len(faces)
-        first = invert.mean_codes(self.walk, count)
-        if start is not None:
-            first = whiten.mean_codes(self.walk, start)
-        for some in self._chunks(count):
-            size = len(faces[some])
-            report = None if progress is None else _part(progress, some.start, size, count)
-            parts.append(self._encode(faces[some], first[some], report))
+        count = len(faces)
+        if start is None:
+            start = invert.mean_codes(self.generator, count)
+        first, parts, done = whiten.mean_codes(self.walk, start), [], 0
+        size = self._at_once() * self.mesh.size
+        while done < count:
+            some = slice(done, min(done + size, count))
+            told = None if progress is None else _part(progress, done, some.stop - done, count)
+            try:
+                parts.append(self._encode(faces[some], first[some], told))
+            except jax.errors.JaxRuntimeError as error:
+                size = memory.halved(size, error, "faces to invert", least=self.mesh.size)
+                continue
+            done = some.stop
         return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
 
     def _encode(
         self, faces: Sequence[Located], first: Codes, progress: Progress | None
     ) -> invert.Inversion:
-        targets = jnp.asarray(np.stack([face.crop.image for face in faces]))
+        targets = np.stack([face.crop.image for face in faces])
         settings = invert.Settings(
             steps=self.settings.steps,
             rate=self.settings.rate,
             pull=self.settings.pull,
             space="w",
         )
-        goal = _embed(self.loss, targets)
-        place = invert.begin(self.walk, first, settings)
-        curves = []
-        for done in range(0, settings.steps, CHUNK):
-            count = min(CHUNK, settings.steps - done)
-            place, part = invert.advance(self.walk, self.loss, goal, first, place, settings, count)
-            curves.append(part)
+        walk, loss, mesh = *self._spread, self.mesh
+        short = -len(targets) % mesh.size  # the last face again, until the devices share evenly
+        both = np.asarray(targets), np.asarray(first)
+        both = [np.concatenate([each, np.repeat(each[-1:], short, axis=0)]) for each in both]
+        targets, first = sharding.split_batch(both, mesh)
+
+        def told(_: Any, curves: np.ndarray) -> None:
             if progress is not None:
-                jax.block_until_ready(part)
-                progress("inversion", (done + count) / settings.steps)
-        codes = self.walk.w(invert.codes_of(place, first, settings))
-        return invert.Inversion(codes, jnp.concatenate(curves, axis=1))
+                progress("inversion", curves.shape[1] / settings.steps)
+
+        place, curves = invert.run(
+            walk,
+            loss,
+            invert.embedded(loss, targets),
+            first,
+            settings,
+            every=invert.part(settings.steps, CHUNK),
+            mesh=mesh,
+            told=told,
+        )
+        codes = np.asarray(walk.w(invert.codes_of(place, first, settings)))
+        count = len(faces)
+        return invert.Inversion(jnp.asarray(codes[:count]), jnp.asarray(curves[:count]))
+
+    @functools.cached_property
+    def _spread(self) -> tuple[Any, Any]:
+        """What inverts, on all devices."""
+        return sharding.replicate((self.walk, self.loss), self.mesh)
 
     def draw(self, codes: Codes, generator: Generator | None = None) -> Images:
         """The generator's pictures, or those of a `tuned` one, [-1, 1]."""
@@ -78,8 +107,11 @@ class Coding(Faces):
 
     def _chunks(self, count: int) -> list[slice]:
         """Runs of faces that fit into memory together."""
-        size = max(1, AT_ONCE // self.resolution**2)
+        size = self._at_once()
         return [slice(k, k + size) for k in range(0, count, size)]
+
+    def _at_once(self) -> int:
+        return max(1, AT_ONCE // self.resolution**2)
 
     def tuned(self, person: Located, code: Code) -> Generator:
         """A copy of the generator that draws the person better at their code.
@@ -89,7 +121,7 @@ class Coding(Faces):
         """
         if not self.settings.tuning:
             return self.generator
-        goal = _embed(self.loss, jnp.asarray(person.crop.image[None]))
+        goal = invert.embedded(self.loss, jnp.asarray(person.crop.image[None]))
         settings = pivotal.Settings(steps=self.settings.tuning, rate=TUNING_RATE)
         found = pivotal.tune(self.generator, self.loss, goal, code[None], settings).differences
         return pivotal.apply(self.generator, {name: each[0] for name, each in found.items()})
@@ -165,8 +197,3 @@ def _aim(
 @jax.jit
 def _draw(generator: Generator, codes: Codes) -> Images:
     return synthesize(generator, codes)
-
-
-@jax.jit
-def _embed(loss: Any, targets: Images) -> Any:
-    return loss.embed(targets)

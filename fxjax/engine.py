@@ -10,12 +10,14 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from jax.sharding import Mesh
 from jaxtyping import Bool, Float
 
-from fxjax import images, losses, zoo
+from fxjax import images, losses, sharding, zoo
 from fxjax.codes import invert, mix, whiten
 from fxjax.coding import Coding
 from fxjax.faces import detect, goal, mouth, reader
@@ -43,7 +45,8 @@ class Engine(Coding, Ranking):
     """Models and settings, ready for many transfers.
 
     `model` and `features` are names of shipped models or model folders; features are those in the
-    generator's folder, or else the shipped ones, unless given. `detector` may be shared. Raises
+    generator's folder, or else the shipped ones, unless given. `detector` may be shared. Faces and
+    masks are shared among the devices of `mesh` (`fxjax.sharding.mesh`; by default one). Raises
     FileNotFoundError or ValueError for models that are not there or do not fit.
     """
 
@@ -54,8 +57,10 @@ class Engine(Coding, Ranking):
         settings: Settings | None = None,
         *,
         detector: detect.Detector | None = None,
+        mesh: Mesh | None = None,
     ):
         self.settings = Settings() if settings is None else settings
+        self.mesh = sharding.mesh(jax.local_devices()[:1]) if mesh is None else mesh
         self.generator: Any = load(model, part="generator")
         self.features: VGG16 = load(
             zoo.holder(model, "features") if features is None else features, part="features"

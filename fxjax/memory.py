@@ -4,13 +4,21 @@ import math
 import pathlib
 from typing import Any
 
+UNKNOWN = 4 * 2.0**30  # bytes that a device is taken to have if it does not say
+
 
 def free_memory(device: Any, devices: int) -> float:
-    """Bytes for each device; on CPUs, the machine's (or the container's) shared among them."""
+    """Bytes for each device; on CPUs, the machine's (or the container's) shared among them.
+
+    An accelerator that does not say how much it has is taken to have little (`UNKNOWN`): the
+    host's memory is not its own.
+    """
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    free = 4.0 * 2**30
+        return float(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+    if device.platform != "cpu":
+        return UNKNOWN
+    free = UNKNOWN
     memory = pathlib.Path("/proc/meminfo")
     if memory.exists():
         lines = dict(line.split(":") for line in memory.read_text().splitlines())
@@ -21,6 +29,18 @@ def free_memory(device: Any, devices: int) -> float:
         if limit != "max":
             free = min(free, float(limit) - float((group / "memory.current").read_text()))
     return free / devices
+
+
+def halved(size: int, error: Exception, what: str, *, least: int = 1) -> int:
+    """Half as many at once after a want of memory, but not less than `least`.
+
+    Raises other errors again, and ValueError where `least` were too many; `what` says of what.
+    """
+    if "RESOURCE_EXHAUSTED" not in str(error):
+        raise error
+    if size <= least:
+        raise ValueError(f"not even {size} {what} at once fit into the device's memory") from error
+    return max(least, size // 2)
 
 
 def widest(jaxpr: Any) -> int:

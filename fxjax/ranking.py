@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from fxjax import losses, score
@@ -29,8 +30,9 @@ LEAST_E = (1e-6, 0.04)  # of E: expressions that are closer are alike, by `fxjax
 
 
 class Ranking(Faces):
-    """What an engine knows of masks. It has a `generator`, `features` and `settings`."""
+    """What an engine knows of masks. It has a `generator`, `features`, `settings` and a `mesh`."""
 
+    mesh: Mesh
     generator: Any
     features: VGG16
     settings: Settings
@@ -127,6 +129,7 @@ class Ranking(Faces):
         return search.exhaustive(
             case,
             groups=self.groups,
+            mesh=self.mesh,
             progress=None if progress is None else lambda done, of: progress("masks", done / of),
         )
 

@@ -16,7 +16,7 @@ PACKAGES = ("fxjax", "converters", "experiments")
 # Imports point down only: from a line to itself or to lines above it. A room stands for its files.
 LEVELS = [
     "fxjax.types fxjax.files fxjax.tables fxjax.frechet fxjax.images fxjax.sharding fxjax.memory "
-    "fxjax.cli fxjax.steps",
+    "fxjax.compiled fxjax.cli fxjax.steps",
     "fxjax.nn.ops",
     "fxjax.nn.layers fxjax.nn.generator fxjax.nn.statistics fxjax.checkpoint",
     "fxjax.nn",

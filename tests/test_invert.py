@@ -20,6 +20,8 @@ from fxjax.codes.invert import (
     codes_of,
     invert,
     mean_codes,
+    part,
+    run,
 )
 from fxjax.nn import generator as gen
 from fxjax.nn.stylegan1 import StyleGAN1
@@ -116,6 +118,50 @@ def test_steps_in_two_parts_are_the_same(model: Any, loss: Any, short: Inversion
         curves.append(curve)
     np.testing.assert_allclose(jnp.concatenate(curves, axis=1), short.losses, rtol=1e-3)
     np.testing.assert_allclose(codes_of(place, start, SHORT), short.code, atol=2e-3)
+
+
+def test_a_search_of_any_steps_is_one_program(model: Any, loss: Any, short: Inversion) -> None:
+    """Also with steps over, in which nothing moves, and from where an earlier one was ended."""
+    goal, start = loss.embed(targets(model)), mean_codes(model, 4)
+    mesh, settings = sharding.mesh(jax.devices()[:2]), Settings(steps=11)
+    models: Any = sharding.replicate((model, loss), mesh)
+    seen: list[Any] = []
+
+    def keep(place: Any, curves: np.ndarray) -> None:
+        seen.append((jax.tree.map(np.asarray, place), curves))
+
+    program: Any = advance
+    before = program._cache_size()
+    options: Any = {"every": part(11, 4), "mesh": mesh, "told": keep}
+    given: Any = sharding.split_batch((goal, start), mesh)
+    place, curves = run(*models, given[0], given[1], settings, **options)
+    assert program._cache_size() == before + 1
+    assert [each.shape[1] for _, each in seen] == [4, 8, 11]
+    assert place.step.tolist() == [11] * 4
+    assert not place.stopped.any()
+    again, rest = run(*models, given[0], given[1], settings, **options, begun=seen[1])
+    assert program._cache_size() == before + 1
+    np.testing.assert_array_equal(rest, curves)
+    np.testing.assert_array_equal(again.moving["styles"], place.moving["styles"])
+    whole = invert(model, loss, targets(model), start, settings)
+    np.testing.assert_allclose(codes_of(place, start, settings), whole.code, atol=2e-3)
+
+
+def test_parts_leave_next_to_nothing_over() -> None:
+    assert [part(steps, 25) for steps in (1, 25, 26, 60, 61, 500)] == [1, 25, 13, 20, 21, 25]
+
+
+def test_inverting_again_compiles_nothing(model: Any, loss: Any, short: Inversion) -> None:
+    programs: list[str] = []
+    wanted, start = targets(model), mean_codes(model, 4)
+    invert(model, loss, wanted, start, SHORT)
+    listen: Any = lambda name, *_, **__: programs.append(name)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        invert(model, loss, wanted, start, SHORT)
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert not [name for name in programs if "compile" in name]
 
 
 def test_a_nan_stops_one_image_and_no_other(model: Any, loss: Any, short: Inversion) -> None:

@@ -1,6 +1,7 @@
 """Searches against scoring every mask alone: devices, widths, stages, joint."""
 
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 from flax import nnx
 from scipy.stats import spearmanr
 
-from fxjax import losses, sharding
+from fxjax import losses, memory, sharding
 from fxjax import score as scoring
 from fxjax.codes import mix, search
 from fxjax.nn import generator as gen
@@ -162,6 +163,44 @@ def test_width_follows_the_free_memory(skip: Any, monkeypatch: pytest.MonkeyPatc
     assert search.fitting_width(model, goals) == 4
     monkeypatch.setattr(search, "free_memory", lambda device, devices: 1)
     assert search.fitting_width(model, goals) == 2
+
+
+def full(function: Any, width: Any) -> Any:
+    """A program that finds memory for up to 4 pictures at once."""
+
+    def limited(*given: Any, **named: Any) -> Any:
+        if width(*given, **named) > 4:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte")
+        return function(*given, **named)
+
+    return limited
+
+
+def test_half_as_many_pictures_where_memory_ends(skip: Any, monkeypatch: Any) -> None:
+    whole = search.exhaustive(skip, groups=GROUPS, width=16)
+    again = search.rescore(skip, MASKS[:11], width=16)
+    tree = full(search.subtrees, lambda *_, width, **__: width)
+    monkeypatch.setattr(search, "subtrees", tree)
+    monkeypatch.setattr(
+        search, "_score_amounts", full(search._score_amounts, lambda _, amounts: len(amounts))
+    )
+    found = search.exhaustive(skip, groups=GROUPS, width=16)
+    np.testing.assert_allclose(found, whole, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(search.rescore(skip, MASKS[:11], width=16), again, atol=1e-4)
+    monkeypatch.setattr(search, "subtrees", full(tree, lambda *_, **__: 5))
+    with pytest.raises(ValueError, match="not even 2 pictures to score at once fit"):
+        search.exhaustive(skip, groups=GROUPS, width=16)
+
+
+def test_the_hosts_memory_is_not_an_accelerators() -> None:
+    quiet = SimpleNamespace(memory_stats=lambda: None, platform="tpu")
+    assert memory.free_memory(quiet, 1) == memory.UNKNOWN
+    told = {"bytes_limit": 80 << 30, "bytes_in_use": 1 << 30}
+    said = SimpleNamespace(memory_stats=lambda: told, platform="gpu")
+    assert memory.free_memory(said, 8) == 79 << 30
+    host = SimpleNamespace(memory_stats=lambda: None, platform="cpu")
+    one, four = (memory.free_memory(host, devices) for devices in (1, 4))
+    assert one == pytest.approx(4 * four, rel=0.2)  # others take memory meanwhile
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])

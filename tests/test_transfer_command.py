@@ -21,9 +21,11 @@ from PIL import Image
 from processes import run_two
 
 from experiments import sweep_masks, transfer, transfer_batch, transfer_video
-from fxjax.images import load_image, save_image
+from fxjax.engine import Engine
+from fxjax.images import from_uint8, load_image, save_image
 from fxjax.runs import batch
 from fxjax.runs.masks import read_mask, read_rows
+from fxjax.transfer_types import Settings
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +162,18 @@ def done(home, tmp_path_factory) -> Any:
     with pytest.raises(SystemExit, match=r"2 of 4 pairs failed"):
         transfer_batch.main(batch_config(home, out))
     return out
+
+
+def test_a_pair_alone_has_the_codes_that_it_has_in_a_batch(home, done):
+    """To rounding, which the steps of inversion enlarge."""
+    engine = Engine(home / "model", home / "vgg", Settings(steps=10))
+    photos = home / "people" / "ann.png", home / "drivers" / "cat.png"
+    faces = [engine.locate(photo)[0] for photo in photos]
+    alone = np.asarray(engine.encode(faces).code)
+    np.testing.assert_allclose(alone, codes_of(done / "codes" / "ann__cat.npz")[:2], atol=2e-3)
+    for face, name in zip(faces, ("ann", "cat"), strict=True):
+        target = load_image(done / "inversion" / "targets" / f"{name}.png")
+        np.testing.assert_array_equal(face.crop.image, from_uint8(target))
 
 
 def test_a_batch_goes_on_past_a_bad_photo(done):

@@ -1,5 +1,10 @@
 """What ships: it loads by name, draws its own samples, stays small, and says what it is."""
 
+import os
+import subprocess
+import sys
+import textwrap
+
 import numpy as np
 import pytest
 
@@ -24,6 +29,21 @@ def test_every_part_loads_by_name():
     assert "block3_conv3" in features.names
     mean = checkpoint.flatten(statistics)["mean"]
     np.testing.assert_allclose(mean, generator.w_mean[...], atol=2e-3)  # kept in float16
+
+
+def test_compiled_programs_are_kept(tmp_path):
+    """In the user's cache folder, also if jax has compiled something before."""
+    text = """
+        import jax, fxjax
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.jit(lambda x: x + 1)(1.0)
+        fxjax.load("faces", part="statistics")
+        jax.jit(lambda x: x * 2)(1.0)
+    """
+    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    env.pop("JAX_COMPILATION_CACHE_DIR")
+    subprocess.run([sys.executable, "-c", textwrap.dedent(text)], env=env, check=True)
+    assert list((tmp_path / "fxjax" / "jax").iterdir())
 
 
 def test_an_unknown_name_lists_what_there_is():

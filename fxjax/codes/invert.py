@@ -4,12 +4,13 @@
 
 The generator and the loss are frozen. All steps are one `lax.scan`, all images one `vmap` of it:
 every image is on its own, whatever else is in the batch. `advance` does some steps and returns the
-state, so that a driver can show progress and save; running it twice for 50 steps is the same as
-once for 100.
+state; running it twice for 50 steps is the same as once for 100. `run` is what drives it to the
+end, with progress, and from where an earlier one was.
 """
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from fxjax.losses import Embedding, Loss
@@ -135,7 +136,8 @@ def advance(
 ) -> tuple[Place, Float[Array, "batch steps"]]:
     """Does `steps` more steps of every search; returns the loss before each of them.
 
-    With a mesh, over whose axis "batch" the images lie, each device runs its own loops. L-BFGS
+    After the settings' steps nothing moves. With a mesh, over whose axis "batch" the images lie,
+    each device runs its own loops. L-BFGS
     needs that: how often its line search loops depends on the images, and without it all devices
     would ask each other before every turn.
     """
@@ -197,12 +199,49 @@ def _advance(
         for leaf in jax.tree.leaves(moving):
             finite &= jnp.all(jnp.isfinite(leaf))
         # A search that met a NaN, or is good enough, keeps its place; the others go on.
-        stopped = place.stopped | ~finite | (value < settings.enough)
+        over = place.step >= settings.steps
+        stopped = place.stopped | (~over & (~finite | (value < settings.enough)))
         new = Place(moving, moments, place.step + 1, stopped)
         kept = place._replace(stopped=stopped)
-        return jax.tree.map(lambda a, b: jnp.where(stopped, a, b), kept, new), value
+        return jax.tree.map(lambda a, b: jnp.where(stopped | over, a, b), kept, new), value
 
     return jax.lax.scan(step, place, length=steps)
+
+
+def run(
+    generator: Generator,
+    loss: Loss,
+    goal: Embedding,
+    start: Codes,
+    settings: Settings,
+    *,
+    every: int | None = None,
+    mesh: Mesh | None = None,
+    begun: tuple[Place, Float[np.ndarray, "batch done"]] | None = None,
+    told: Callable[[Place, Float[np.ndarray, "batch done"]], None] | None = None,
+) -> tuple[Place, Float[np.ndarray, "batch steps"]]:
+    """Every search to its end: its state, and the loss before each step.
+
+    In calls of one program of `every` steps (None: all), after each of which `told` is given the
+    state and the losses so far; with these, `begun`, a search goes on that was ended in between.
+    """
+    count = settings.steps if every is None else every
+    none = np.zeros((len(start), 0), np.float32)
+    place, curves = begun or (begin(generator, start, settings), none)
+    if mesh is not None:  # always in the same places, or each call would be another program
+        start, place = jax.device_put((start, place), NamedSharding(mesh, PartitionSpec("batch")))
+    while (done := curves.shape[1]) < settings.steps:
+        place, new = advance(generator, loss, goal, start, place, settings, count, mesh=mesh)
+        new = np.asarray(new)[:, : settings.steps - done]
+        curves = np.concatenate([curves, new], axis=1)
+        if told is not None:
+            told(place, curves)
+    return place, curves
+
+
+def part(steps: int, most: int) -> int:
+    """How many steps, `most` or fewer, go into all with next to none left over."""
+    return math.ceil(steps / math.ceil(steps / most))
 
 
 def invert(
@@ -220,13 +259,17 @@ def invert(
     `start` with fxjax.sharding.split_batch and the models with replicate.
     """
     settings = Settings() if settings is None else settings
-    goal = jax.jit(lambda loss, images, weights: loss.embed(images, weights))(
-        loss, targets, weights
-    )
-    place, losses = advance(
-        generator, loss, goal, start, begin(generator, start, settings), settings, settings.steps
-    )
-    return Inversion(codes_of(place, start, settings), losses)
+    goal = embedded(loss, targets, weights)
+    place, losses = run(generator, loss, goal, start, settings)
+    return Inversion(codes_of(place, start, settings), jnp.asarray(losses))
+
+
+@jax.jit
+def embedded(
+    loss: Loss, targets: Images, weights: Float[Array, "batch height width"] | None = None
+) -> Embedding:
+    """What the loss compares pictures to."""
+    return loss.embed(targets, weights)
 
 
 def codes_of(place: Place, start: Codes, settings: Settings) -> Codes:

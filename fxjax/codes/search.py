@@ -17,11 +17,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from fxjax import metrics, sharding
-from fxjax.codes import mix
-from fxjax.codes.invert import Settings, advance, begin, codes_of
+from fxjax.codes import invert, mix
 from fxjax.codes.mix import Groups
 from fxjax.losses import Weights, shrink
-from fxjax.memory import free_memory, widest
+from fxjax.memory import free_memory, halved, widest
 from fxjax.nn.generator import Generator
 from fxjax.score import Goals, Judge, goals, score, weighted
 from fxjax.types import Code, Codes, Images
@@ -73,7 +72,8 @@ def exhaustive(
 
     The tree's top bits are split into subtrees, one for each device of `mesh` in each call of one
     program, whose memory is constant. `width` pictures at once (None: from the free memory; with
-    several processes give a number); `progress` is told the masks done and all of them.
+    several processes give a number), half as many where memory does not suffice; `progress` is told
+    the masks done and all of them.
     """
     mesh = sharding.mesh(jax.local_devices()[:1]) if mesh is None else mesh
     mix.check_groups(groups, len(case.generator.rows))
@@ -83,15 +83,20 @@ def exhaustive(
     top = _top_bits(len(groups), mesh.size, width)
     prefixes = np.arange(2**top, dtype=np.int32)
     given: Any = sharding.replicate(case, mesh)
-    found = []
-    for start in range(0, len(prefixes), mesh.size):
+    found, start = [], 0
+    while start < len(prefixes):
         # A mesh with more devices than subtrees are left does the last one again.
         lanes = np.minimum(np.arange(start, start + mesh.size, dtype=np.int32), prefixes[-1])
         lanes = jax.device_put(lanes, NamedSharding(mesh, PartitionSpec("batch")))
-        part = subtrees(*given, lanes, groups=groups, top=top, width=width, mesh=mesh)
-        found.extend(np.asarray(part))
+        try:
+            part = subtrees(*given, lanes, groups=groups, top=top, width=width, mesh=mesh)
+            found.extend(np.asarray(part))
+        except jax.errors.JaxRuntimeError as error:
+            width = halved(width, error, "pictures to score", least=2)
+            continue
+        start += mesh.size
         if progress is not None:
-            done = min(start + mesh.size, len(prefixes))
+            done = min(start, len(prefixes))
             progress(done * 2 ** (len(groups) - top), 2 ** len(groups))
     return np.concatenate(found[: len(prefixes)])[mix.leaves(groups)]
 
@@ -174,12 +179,17 @@ def rescore(
     """(E, A) of single masks, or of how much of each row is the expression's; each drawn alone."""
     width = fitting_width(case.generator, case.goals) if width is None else width
     amounts = np.asarray(amounts, np.float32)
-    found = [np.zeros((0, 2), np.float32)]
-    for start in range(0, len(amounts), width):
+    found, start = [np.zeros((0, 2), np.float32)], 0
+    while start < len(amounts):
         some = amounts[start : start + width]
         padded = np.concatenate([some, np.repeat(some[-1:], width - len(some), axis=0)])
-        part = _score_amounts(case, jnp.asarray(padded))
-        found.append(np.asarray(part)[: len(some)])
+        try:
+            part = np.asarray(_score_amounts(case, jnp.asarray(padded)))
+        except jax.errors.JaxRuntimeError as error:
+            width = halved(width, error, "pictures to score", least=2)
+            continue
+        found.append(part[: len(some)])
+        start += len(some)
     return np.concatenate(found)
 
 
@@ -233,8 +243,7 @@ def joint(case: Case, *, weight: float, steps: int = 300, rate: float = 0.05) ->
     The paper's first form, which leaves artefacts; the goals may be of the photos themselves.
     """
     loss, goal = weighted(case.goals, weight)
-    settings = Settings(steps=steps, rate=rate)
+    settings = invert.Settings(steps=steps, rate=rate)
     start = case.person[None]
-    place = begin(case.generator, start, settings)
-    place, _ = advance(case.generator, loss, goal, start, place, settings, steps)
-    return codes_of(place, start, settings)[0]
+    place, _ = invert.run(case.generator, loss, goal, start, settings)
+    return invert.codes_of(place, start, settings)[0]

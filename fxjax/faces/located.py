@@ -65,6 +65,8 @@ class Faces:
             faces, found = self.detector(pixels), []
             for one in detect.choose(faces, face):
                 crop = align.align(pixels, one.landmarks, self.resolution)
+                # as a picture file would hold it: alone and in a batch a face has the same code
+                crop = crop._replace(image=images.from_uint8(images.to_uint8(crop.image)))
                 number = next(k for k, each in enumerate(faces) if each is one)
                 found.append(Located(pixels, one.landmarks, crop, cutout, number, len(faces)))
             return found

@@ -4,7 +4,6 @@ The search's whole state is saved now and then, between calls of one compiled pr
 codes are those of a run that was not killed, bit for bit; GPUs add in no fixed order.
 """
 
-import contextlib
 import functools
 import io
 import json
@@ -28,7 +27,7 @@ from fxjax.runs import worklist
 from fxjax.runs.worklist import Entry
 from fxjax.types import Codes, Images, Photos
 
-EVERY = 10  # steps of one call: the least that strips show, and one program for all of them
+EVERY = 10  # steps of one call, at most: the least that strips show
 STRIP_STEPS = (0, *(start * 10**power for power in range(1, 6) for start in (1, 3)))
 STRIP_SIDE = 256
 MOST = {"cpu": 4}  # pictures per device where memory would hold more; caches gain nothing then
@@ -134,7 +133,7 @@ class Search:
     ):
         self.models, self.settings, self.start = models, settings, start
         self.strip, self.save_seconds, self.profile_dir = strip, save_seconds, profile_dir
-        self.region_weight, self.calls = region_weight, 0
+        self.region_weight, self.tracing, self.traced = region_weight, False, False
         self.everywhere = NamedSharding(models.mesh, PartitionSpec("batch"))
         invert.begin(models.walk, invert.mean_codes(models.walk, 1), settings)  # checks
 
@@ -157,34 +156,45 @@ class Search:
         placed = sharding.split_batch(targets, mesh)
         goal = self.goal(padded, placed)
         saved = _restore(place_file, key)
+        strips, seconds, begun, done = [], 0.0, None, 0
         if saved is None:
             start = self._split(self.models.begun(self.start(names, goal, targets)))
-            place = self._split(invert.begin(walk, start, settings))
-            curves, strips, seconds = np.zeros((len(targets), 0), np.float32), [], 0.0
+            if self.strip:
+                strips.append(self._draw(invert.begin(walk, start, settings), start))
         else:
             start = self._split(saved["start"])
             like = jax.tree.structure(invert.begin(walk, start, settings))
             leaves = [saved[f"leaf{index}"] for index in range(like.num_leaves)]
-            place = self._split(jax.tree.unflatten(like, leaves))
-            curves, strips = saved["curves"], list(saved["strips"])
-            seconds = float(saved["seconds"])
-            progress(curves.shape[1] / settings.steps, math.nan)
+            begun = jax.tree.unflatten(like, leaves), saved["curves"]
+            strips, seconds = list(saved["strips"]), float(saved["seconds"])
+            done = saved["curves"].shape[1]
+            progress(done / settings.steps, math.nan)
         last = time.monotonic()
-        while (done := curves.shape[1]) < settings.steps:
-            if self.strip and done in STRIP_STEPS:
+
+        def told(place: invert.Place, curves: np.ndarray) -> None:
+            nonlocal done, last
+            before, done = done, curves.shape[1]
+            self._trace(done < settings.steps)
+            if self.strip and done in STRIP_STEPS and done < settings.steps:
                 strips.append(self._draw(place, start))
-            count = min(EVERY, settings.steps - done)
-            with self._trace():
-                place, new = invert.advance(
-                    walk, loss, goal, start, place, settings, count, mesh=mesh
-                )
-                curves = np.concatenate([curves, np.asarray(new)], axis=1)
-            place = self._split(place)
-            progress(count / settings.steps, float(np.nanmean(curves[: len(entries), -1:])))
-            if time.monotonic() - last >= self.save_seconds:
+            share = (done - before) / settings.steps
+            progress(share, float(np.nanmean(curves[: len(entries), -1:])))
+            if time.monotonic() - last >= self.save_seconds and done < settings.steps:
                 spent = seconds + time.monotonic() - began
                 _save(place_file, key, place, start, curves, strips, spent)
                 last = time.monotonic()
+
+        place, curves = invert.run(
+            walk,
+            loss,
+            goal,
+            start,
+            settings,
+            every=self._every(),
+            mesh=mesh,
+            begun=begun,
+            told=told,
+        )
         codes = self.models.found(invert.codes_of(place, start, settings))
         noise, judges = invert.noise_of(place), (self.models.generator, loss, judge)
         pictures, distances, lpips = _judge(judges, goal, codes, noise, placed)
@@ -222,12 +232,21 @@ class Search:
     def _shrunk(self, targets: Array) -> Photos:
         return np.asarray(to_uint8(losses.shrink(from_uint8(targets), STRIP_SIDE)))
 
-    def _trace(self) -> contextlib.AbstractContextManager:
-        """Around each call: writes a trace of the second, since the first compiles."""
-        self.calls += 1
-        if self.profile_dir is None or self.calls != 2:
-            return contextlib.nullcontext()
-        return jax.profiler.trace(self.profile_dir)
+    def _every(self) -> int:
+        """Steps of one call; strips show states in between."""
+        steps = self.settings.steps
+        return min(EVERY, steps) if self.strip else invert.part(steps, EVERY)
+
+    def _trace(self, more: bool) -> None:
+        """After each call, with `more` to come: a trace of the second, since the first compiles."""
+        if self.profile_dir is None:
+            return
+        if self.tracing:
+            jax.profiler.stop_trace()
+        self.tracing = more and not self.traced
+        if self.tracing:
+            jax.profiler.start_trace(self.profile_dir)
+            self.traced = True
 
     def batch(self, count: int) -> int:
         """How many pictures at once: what the free memory holds, a power of two per device."""
@@ -240,10 +259,8 @@ class Search:
         goal = self.goal([Entry("", "")] * devices, blank)
         start = self._split(invert.mean_codes(walk, devices))
         place = self._split(invert.begin(walk, start, self.settings))
-        steps = min(EVERY, self.settings.steps)
-        lowered = invert.advance.lower(
-            walk, loss, goal, start, place, self.settings, steps, mesh=mesh
-        )
+        given: Any = (walk, loss, goal, start, place, self.settings, self._every())
+        lowered = invert.advance.lower(*given, mesh=mesh)
         analysis = lowered.compile().memory_analysis()
         need = max(1, 0 if analysis is None else analysis.temp_size_in_bytes)
         free = free_memory(mesh.devices.flat[0], devices)

@@ -19,6 +19,7 @@ from etils import epath
 from fxjax import checkpoint, files, load, losses, metrics, sharding, zoo
 from fxjax.codes import invert, pivotal, whiten
 from fxjax.images import contact_sheet, load_image
+from fxjax.memory import halved
 from fxjax.nn.generator import Generator, synthesize
 from fxjax.runs import runfolder, starts, worklist
 from fxjax.runs.descent import Found, Models, Search
@@ -262,9 +263,10 @@ def run(
             try:
                 found = search.run(part, targets, place_file, told)
             except jax.errors.JaxRuntimeError as error:
-                if "RESOURCE_EXHAUSTED" not in str(error):
-                    raise
-                size = _halve(size, devices)
+                size = halved(
+                    size, error, "pictures (--remat or --dtype=bfloat16 take less)", least=devices
+                )
+                print(f"out of memory; going on with {size} pictures at once", flush=True)
                 files.write(size_file, json.dumps(size).encode())
                 continue
             rows = [
@@ -281,16 +283,6 @@ def run(
 
 def _tell(progress: Callable[[float, float], None], count: int, share: float, loss: float) -> None:
     progress(count * share, loss)
-
-
-def _halve(size: int, devices: int) -> int:
-    if size <= devices:
-        raise ValueError(
-            "not even one picture fits into the device's memory; try --remat or --dtype=bfloat16"
-        )
-    half = max(devices, size // 2)
-    print(f"out of memory with {size} pictures at once; going on with {half}", flush=True)
-    return half
 
 
 def _write(

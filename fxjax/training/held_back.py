@@ -80,9 +80,8 @@ def reconstruct(
         short = search.batch - len(part)  # always one shape: it is compiled once
         padded = as_images(np.concatenate([part, np.repeat(part[-1:], short, axis=0)]))
         start = invert.mean_codes(generator, search.batch)
-        goal = jax.jit(lambda loss, targets: loss.embed(targets))(loss, padded)
-        place = invert.begin(generator, start, settings)
-        place, curve = invert.advance(generator, loss, goal, start, place, settings, search.steps)
+        goal = invert.embedded(loss, padded)
+        place, curve = invert.run(generator, loss, goal, start, settings)
         codes, noise = invert.codes_of(place, start, settings), invert.noise_of(place)
         if search.tuning:
             tuned = pivotal.tune(

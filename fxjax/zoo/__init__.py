@@ -9,7 +9,7 @@ from flax import nnx
 from jax.sharding import Sharding
 from jax.typing import DTypeLike
 
-from fxjax import checkpoint, files
+from fxjax import checkpoint, compiled, files
 from fxjax.nn.encoder import Encoder
 from fxjax.nn.fader import Classifier, Fader
 from fxjax.nn.landmarks import Landmarks
@@ -87,8 +87,10 @@ def load(
     "autoencoder" or "classifier"; by default the generator, or else the features, or else the
     first there is.
     `dtype` is what it computes in, `param_dtype` what its weights are kept in. Raises
-    FileNotFoundError if there is no such model, ValueError if it is damaged or unknown.
+    FileNotFoundError if there is no such model, ValueError if it is damaged or unknown. What is
+    compiled from now on is kept on disk (`fxjax.compiled`).
     """
+    compiled.keep()
     folder = find(name_or_directory)
     card = checkpoint.read_card(folder)
     kind, parts = card["kind"], card["parts"]
