@@ -91,7 +91,7 @@ def main(config: Config) -> None:
         out = absolute(settings.out)
         entries = worklist.make(out, settings.images, inversion.faces_of(settings, search))
         print(f"{bench.machine()}; {config.count} pictures, {config.batch} at once")
-        print(bench.table(["pictures", "resident MiB", "programs compiled"], []))
+        print("| pictures | resident MiB | programs compiled |\n| --- | --- | --- |")
         skip = lambda count, loss: None
         inversion.run(out, entries, search, config.batch, "{}", skip, counter.finished)
     after = counter.lines[len(counter.lines) // 10 :]

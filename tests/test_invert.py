@@ -124,7 +124,7 @@ def test_a_search_of_any_steps_is_one_program(model: Any, loss: Any, short: Inve
     """Also with steps over, in which nothing moves, and from where an earlier one was ended."""
     goal, start = loss.embed(targets(model)), mean_codes(model, 4)
     mesh, settings = sharding.mesh(jax.devices()[:2]), Settings(steps=11)
-    models: Any = sharding.replicate((model, loss), mesh)
+    walk, measure = sharding.replicate((model, loss), mesh)
     seen: list[Any] = []
 
     def keep(place: Any, curves: np.ndarray) -> None:
@@ -134,12 +134,12 @@ def test_a_search_of_any_steps_is_one_program(model: Any, loss: Any, short: Inve
     before = program._cache_size()
     options: Any = {"every": part(11, 4), "mesh": mesh, "told": keep}
     given: Any = sharding.split_batch((goal, start), mesh)
-    place, curves = run(*models, given[0], given[1], settings, **options)
+    place, curves = run(walk, measure, given[0], given[1], settings, **options)
     assert program._cache_size() == before + 1
     assert [each.shape[1] for _, each in seen] == [4, 8, 11]
     assert place.step.tolist() == [11] * 4
     assert not place.stopped.any()
-    again, rest = run(*models, given[0], given[1], settings, **options, begun=seen[1])
+    again, rest = run(walk, measure, given[0], given[1], settings, **options, begun=seen[1])
     assert program._cache_size() == before + 1
     np.testing.assert_array_equal(rest, curves)
     np.testing.assert_array_equal(again.moving["styles"], place.moving["styles"])
