@@ -262,11 +262,13 @@ def transfer(
     features: epath.PathLike | None = None,
     face: str = "largest",
     settings: Settings | None = None,
+    progress: Progress | None = None,
 ) -> Transfer:
     """The photo `appearance` with the expression of the photo `expression`.
 
-    Both are RGB uint8 [height, width, 3] of any size, or files. Of the first, the `face` is
+    Both are whatever `fxjax.images.read` takes, of any size. Of the first, the `face` is
     changed ("all" changes all, and the last one's result is returned). For many pairs make an
     `Engine` once. Raises ValueError if no face is found, FileNotFoundError for a missing file.
     """
-    return Engine(model, features, settings)(appearance, expression, face=face)[-1]
+    engine = Engine(model, features, settings)
+    return engine(appearance, expression, face=face, progress=progress)[-1]

@@ -4,7 +4,7 @@ import contextlib
 import io
 import os
 import warnings
-from typing import overload
+from typing import Any, overload
 
 import cv2
 import jax
@@ -68,6 +68,86 @@ def gray(picture: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "hei
 
 Cutout = UInt8[np.ndarray, "_ _ 4"]
 """A picture as its file has it, with alpha: 0 is clear. Colours are not put on anything."""
+
+
+def read(
+    picture: Any, *, range: tuple[float | int, float | int] | None = None
+) -> tuple[Photo, Cutout | None]:
+    """Any picture as RGB uint8, and, if any of it is clear, with its alpha.
+
+    `picture` is a file's path or its bytes, a picture of Pillow, or an array of NumPy, JAX, PyTorch
+    and others: [height, width] gray, or [height, width, channels] with 3 (RGB) or 4 (RGBA), of
+    uint8 or uint16, or of floats if `range` says what black and white are, such as (0, 1) or
+    (-1, 1). Clear places are put on white. Raises FileNotFoundError, or ValueError with one line
+    that says what came and what to do.
+    """
+    if isinstance(picture, str | os.PathLike):
+        return load_layers(picture)
+    if isinstance(picture, bytes | bytearray | memoryview):
+        return _decoded(bytes(picture), "the picture")
+    if isinstance(picture, Pillow.Image):
+        return _srgb(ImageOps.exif_transpose(picture))
+    pixels = _bytes(_array(picture), range)
+    if pixels.ndim == 2 or pixels.shape[2] == 1:
+        return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2), None
+    if pixels.shape[2] == 3:
+        return np.ascontiguousarray(pixels), None
+    if pixels[..., 3].min() == 255:
+        return np.ascontiguousarray(pixels[..., :3]), None
+    return on_white(np.ascontiguousarray(pixels)), pixels
+
+
+def _array(picture: Any) -> np.ndarray:
+    """An array of [height, width] or [height, width, 1, 3 or 4]. ValueError for others."""
+    kind = type(picture).__name__
+    try:
+        if hasattr(picture, "__array__"):
+            array = np.asarray(picture)
+        elif hasattr(picture, "__dlpack__"):
+            array = np.from_dlpack(picture)
+        else:
+            raise TypeError("it is no array")
+    except (TypeError, RuntimeError, BufferError) as error:
+        raise ValueError(
+            f"a {kind} is no picture that can be read ({' '.join(str(error).split())[:200]}): give "
+            "a path, a file's bytes, a Pillow picture or an array on the host, such as "
+            "tensor.detach().cpu()"
+        ) from None
+    shape = array.shape
+    if array.ndim == 2 or (array.ndim == 3 and shape[2] in (1, 3, 4)):
+        return array
+    todo = "give [height, width, 3] in RGB"
+    if array.ndim == 3 and shape[0] in (1, 3, 4):
+        todo = f"its channels seem to come first: {todo}, such as numpy.moveaxis(picture, 0, 2)"
+    elif array.ndim == 4:
+        todo = f"it seems to be a batch: {todo}, such as pictures[0]"
+    raise ValueError(f"an array of shape {list(shape)} is not read as a picture: {todo}")
+
+
+def _bytes(
+    array: np.ndarray, range: tuple[float | int, float | int] | None
+) -> UInt8[np.ndarray, "..."]:
+    """An array's values as bytes. ValueError for those whose black and white are not known."""
+    if not array.size:
+        raise ValueError(f"an array of shape {list(array.shape)} holds no pixels")
+    if range is None:
+        if array.dtype == np.uint8:
+            return array
+        if array.dtype == np.uint16:
+            return (array >> 8).astype(np.uint8)
+        low, high = (float(x) for x in (array.min(), array.max()))
+        raise ValueError(
+            f"pixels of {array.dtype} from {low:g} to {high:g}: give uint8, or say which values "
+            "are black and white, such as fxjax.images.read(picture, range=(0, 1))[0]"
+        )
+    black, white = range
+    if not black < white:
+        raise ValueError(f"range={range}: want black and white, such as (0, 1) or (-1, 1)")
+    values = (array.astype(np.float64) - black) / (white - black)
+    if not (values.min() >= -1e-3 and values.max() <= 1 + 1e-3):
+        low, high = (float(x) for x in (array.min(), array.max()))
+        raise ValueError(f"pixels from {low:g} to {high:g} are not within range={range}")
+    return np.clip(np.rint(values * 255), 0, 255).astype(np.uint8)
 
 
 def load_image(path: epath.PathLike) -> Photo:

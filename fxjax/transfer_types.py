@@ -4,10 +4,10 @@ import dataclasses
 import io
 import math
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
-from etils import epath
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image as Pillow
 
@@ -21,8 +21,8 @@ from fxjax.types import Photo
 Pixels = UInt8[np.ndarray, "_ _ 3"]
 """RGB bytes, where one function sees pictures of several sizes."""
 
-Picture = Pixels | epath.PathLike
-"""RGB bytes [height, width, 3], or a file to read."""
+Picture = Any
+"""What `fxjax.images.read` takes: a file, its bytes, or an array of pixels."""
 
 Progress = Callable[[str, float], None]
 """Called with a step's name and how much of it is done, 0 to 1."""
@@ -72,6 +72,22 @@ class Settings:
     elsewhere: float = 0.02
     tuning: int = 60
     covered: bool = False
+
+    def __post_init__(self):
+        """ValueError for what is out of range, whatever the model."""
+        least = dict.fromkeys(("steps", "score_size"), (1, "1"))
+        least |= dict.fromkeys(("refine", "tuning"), (0, "0 (none)"))
+        least |= dict.fromkeys(("pull", "weight", "elsewhere"), (0, "0"))
+        for name, (bound, word) in least.items():
+            if not getattr(self, name) >= bound:
+                raise ValueError(f"{name}={getattr(self, name)}: want {word} or more")
+        if not 0 < self.rate < math.inf:
+            raise ValueError(f"rate={self.rate}: want a learning rate above 0, such as 0.12")
+        if not 0 <= self.strength <= 1.5:
+            raise ValueError(f"strength={self.strength}: want 0 (none) to 1.5")
+        if isinstance(self.parts, str):
+            raise ValueError(f"parts={self.parts!r}: want a tuple, such as ({self.parts!r},)")
+        align.check_parts(self.parts)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth to compare by
@@ -124,7 +140,7 @@ class Ranked:
     pushed: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Transfer:
     """What a transfer found.
 
@@ -177,6 +193,12 @@ class Transfer:
         tiles = [_tile(photo, height) for photo in (self.person.photo, self.driver.photo)]
         gap = np.full((height, 8, 3), 255, np.uint8)
         return np.concatenate([tiles[0], gap, tiles[1], gap, _tile(self.image, height)], axis=1)
+
+    def __repr__(self) -> str:
+        """One line: a result holds pictures and a network."""
+        height, width = self.image.shape[:2]
+        said = self.kept or f"{self.drawn}: {self.verdict.text}"
+        return f"<Transfer {width}x{height}: {said}>"
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()

@@ -1,6 +1,7 @@
 """The image convention, picture files, sheets, and the splitting of batches over devices."""
 
 import os
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 import skimage.io
 from jax.sharding import NamedSharding, PartitionSpec
+from PIL import Image as Pillow
 
-from fxjax import sharding
+from fxjax import images, sharding
 from fxjax.images import contact_sheet, from_uint8, load_image, save_image, to_uint8
 
 
@@ -96,3 +98,70 @@ def test_a_scan_takes_inputs_that_are_off_the_mesh():
 
     total, _ = jax.lax.scan(step, jnp.zeros_like(batch), jnp.arange(3, dtype=jnp.float32))
     np.testing.assert_array_equal(total, np.full((4, 2), 3.0))
+
+
+def scene() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
+
+
+def test_one_gate_for_pictures(tmp_path) -> None:
+    """A picture is the same whatever holds it."""
+    pixels = scene()
+    images.save_image(tmp_path / "a.png", pixels)
+    data = (tmp_path / "a.png").read_bytes()
+    deep = pixels.astype(np.uint16) * 257
+
+    class Tensor:
+        """As PyTorch's: no array, but one can be had."""
+
+        def __dlpack__(self, **options: Any) -> Any:
+            return pixels.__dlpack__(**options)
+
+        def __dlpack_device__(self) -> Any:
+            return pixels.__dlpack_device__()
+
+    opaque = np.dstack([pixels, np.full((6, 9), 255, np.uint8)])
+    same = [str(tmp_path / "a.png"), tmp_path / "a.png", data, Pillow.fromarray(pixels), pixels]
+    for each in (*same, jnp.asarray(pixels), Tensor(), deep, opaque, pixels[:, ::-1][:, ::-1]):
+        found, cutout = images.read(each)
+        np.testing.assert_array_equal(found, pixels)
+        assert cutout is None
+    for low, high in ((0, 1), (-1, 1)):
+        given = jnp.asarray(pixels / 255 * (high - low) + low, jnp.float32)
+        np.testing.assert_array_equal(images.read(given, range=(low, high))[0], pixels)
+    for gray in (pixels[..., 0], pixels[..., :1]):
+        np.testing.assert_array_equal(images.read(gray)[0], np.dstack([pixels[..., 0]] * 3))
+    clear = opaque.copy()
+    clear[:3, ..., 3] = 0
+    found, cutout = images.read(clear)
+    assert (found[:3] == 255).all()
+    np.testing.assert_array_equal(found[3:], pixels[3:])
+    np.testing.assert_array_equal(cutout, clear)
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (np.moveaxis(scene(), 2, 0), r"shape \[3, 6, 9\] .*channels seem to come first.*moveaxis"),
+        (scene()[None], r"shape \[1, 6, 9, 3\] .*a batch.*pictures\[0\]"),
+        (scene()[..., :2], r"shape \[6, 9, 2\] is not read as a picture"),
+        (np.zeros((0, 4, 3), np.uint8), r"shape \[0, 4, 3\] holds no pixels"),
+        (scene() / 255, r"pixels of float64 from 0.* to .*: .*range=\(0, 1\)"),
+        (scene().astype(np.int64), "pixels of int64 from"),
+        (None, "a NoneType is no picture"),
+        ({"image": 1}, "a dict is no picture"),
+        (b"GIF89", "is not a picture"),
+    ],
+)
+def test_what_is_misread_is_one_line(picture: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        images.read(picture)
+    assert "\n" not in str(error.value)
+
+
+def test_ranges_are_kept() -> None:
+    for values in (scene() * 1.0, np.full((4, 4, 3), np.nan)):
+        with pytest.raises(ValueError, match=r"not within range=\(0, 1\)"):
+            images.read(values, range=(0, 1))
+    with pytest.raises(ValueError, match="want black and white"):
+        images.read(scene() / 255, range=(1, 0))

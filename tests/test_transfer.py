@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import io
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -294,7 +295,25 @@ def test_faces_do_not_depend_on_how_many_are_inverted_at_once(engine, models, re
     np.testing.assert_allclose(engine.draw(together.code), whole, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps=0: want 1 or more"),
+        ({"refine": -1}, r"refine=-1: want 0 \(none\) or more"),
+        ({"rate": 0.0}, "rate=0.0: want a learning rate above 0"),
+        ({"weight": np.nan}, "weight=nan: want 0 or more"),
+        ({"strength": 1.6}, r"strength=1.6: want 0 \(none\) to 1.5"),
+        ({"parts": "mouth"}, r"parts='mouth': want a tuple, such as \('mouth',\)"),
+        ({"parts": ("nose",)}, "want some of eyes, brows, mouth"),
+    ],
+)
+def test_settings_check_themselves(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**changes)
+
+
 def test_a_result_shows_itself(result):
+    assert re.fullmatch(r"<Transfer 512x512: \w[\w ]+: [^\n]+>", repr(result))
     picture = Image.open(io.BytesIO(result._repr_png_()))
     assert picture.size[1] == 384
 

@@ -88,6 +88,11 @@ def engine() -> Faces:
     return Faces(128, None, reader.load(), parts=("mouth",))
 
 
+def test_pictures_in_bgr_are_one_line(engine):
+    with pytest.raises(ValueError, match=r"channels were BGR .*picture\[\.\.\., ::-1\]"):
+        engine.locate(ASTRONAUT[..., ::-1])
+
+
 def look(face, points=None) -> preflight.Look:
     crop, inside = face
     points = inside if points is None else points

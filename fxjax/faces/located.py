@@ -1,6 +1,7 @@
 """Faces of photos as an engine gets them, and changed ones put back into their photos."""
 
 import math
+import os
 from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -23,6 +24,7 @@ from fxjax.types import Images, Photo
 
 AGAIN, MOST = 0.8, 0.05  # of what a mouth lacks, how much is added; most, of the eyes' distance
 LOOK = 256  # pixels in which dlib looks at a drawing
+BLUE = 12  # of 255: how much bluer than red a face is that is not in RGB
 ASTRAY = 0.2  # of the eyes' distance, on average: a drawing's landmarks are not the photo's
 
 
@@ -58,11 +60,13 @@ class Faces:
 
         Raises ValueError if there is none.
         """
-        given = isinstance(photo, np.ndarray)
-        pixels, cutout = (photo, None) if given else images.load_layers(photo)
-        where = "the photo" if isinstance(photo, np.ndarray) else str(photo)
+        pixels, cutout = images.read(photo)
+        filed = isinstance(photo, str | os.PathLike)
+        where = str(photo) if filed else "the photo"
         try:
             faces, found = self.detector(pixels), []
+            if not filed:
+                _check_colours(pixels, faces)
             for one in detect.choose(faces, face):
                 crop = align.align(pixels, one.landmarks, self.resolution)
                 # as a picture file would hold it: alone and in a batch a face has the same code
@@ -193,6 +197,22 @@ class Faces:
         if not found:
             return None
         return align.transform(align.whole_square(len(picture), LOOK), found[0])
+
+
+def _check_colours(photo: Photo, faces: Sequence[detect.Face]) -> None:
+    """ValueError if every face is far bluer than red: channels in the other order."""
+    blue = []
+    for face in faces:
+        (left, top), (right, bottom) = (
+            np.rint(c).astype(int) for c in (face.box[:2], face.box[2:])
+        )
+        inside = photo[max(top, 0) : bottom + 1, max(left, 0) : right + 1].reshape(-1, 3)
+        blue.append(float(np.median(inside[:, 2].astype(int) - inside[:, 0])))
+    if blue and min(blue) > BLUE:
+        raise ValueError(
+            "its faces are bluer than red, as if its channels were BGR (as OpenCV reads files): "
+            "give RGB, such as picture[..., ::-1]; a photo in blue light give as a file"
+        )
 
 
 def _cut(person: Located, photo: Photo) -> UInt8[np.ndarray, "size size 3"]:
