@@ -174,7 +174,7 @@ def table(
     own, other, mixed, final = map(jnp.asarray, result.codes)
     case = engine.case(own, other, (person, driver), generator=result.generator)
     codes = mixtures(engine, result) if compare else {}
-    if compare and result.figures:
+    if compare and result.drawn in ("refined", "face model alone"):
         codes = {"mixture, not refined": mixed, **codes}
     if joint and not result.alike:
         settings = engine.settings
