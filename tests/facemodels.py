@@ -18,12 +18,14 @@ SCALING: dict[str, Any] = {
 }  # fmt: skip
 
 
-def save_models(folder: pathlib.Path) -> None:
-    """Writes folder/model (a generator of 8 rows) and folder/vgg (features to block 3)."""
-    model = StyleGAN2(**ARCHITECTURE, rngs=nnx.Rngs(0))
+def save_models(folder: pathlib.Path, resolution: int = 32) -> None:
+    """Writes folder/model (a generator, of 8 rows at 32 px) and folder/vgg (to block 3)."""
+    widths = (8,) * (resolution.bit_length() - 2)
+    architecture = ARCHITECTURE | {"resolution": resolution, "widths": widths}
+    model = StyleGAN2(**architecture, rngs=nnx.Rngs(0))
     draws = jax.random.normal(jax.random.key(1), (256, 16))
     model.w_mean[...] = model.mapping(draws).mean(axis=0)
-    parts: Any = {"generator": (ARCHITECTURE, flatten(model))}
-    save_model(folder / "model", "stylegan2", parts, {})
-    parts = {"features": (SCALING, flatten(VGG16(**SCALING, rngs=nnx.Rngs(0))))}
-    save_model(folder / "vgg", "vgg16", parts, {})
+    features: Any = {"features": (SCALING, flatten(VGG16(**SCALING, rngs=nnx.Rngs(0))))}
+    parts: Any = {"generator": (architecture, flatten(model))}
+    save_model(folder / "model", "stylegan2", parts | features, {})
+    save_model(folder / "vgg", "vgg16", features, {})

@@ -99,7 +99,7 @@ def test_an_image_alone_is_the_same_as_in_a_batch(model: Any, loss: Any, short: 
     np.testing.assert_allclose(turned.code[::-1], short.code, atol=2e-3)
 
 
-@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("devices", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_sharding_changes_nothing(model: Any, loss: Any, short: Inversion, devices: int) -> None:
     mesh = sharding.mesh(jax.devices()[:devices])
     wanted, start = sharding.split_batch((targets(model), mean_codes(model, 4)), mesh)
@@ -211,7 +211,7 @@ def test_optimizers(model: Any, loss: Any, name: Any) -> None:
     assert bool(jnp.all(found.losses[:, -1] < found.losses[:, 0]))
 
 
-@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("devices", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_lbfgs_loops_on_each_device_alone(model: Any, loss: Any, devices: int) -> None:
     """With no word between the devices, and the codes of one device."""
     settings, wanted = Settings(steps=6, optimizer="lbfgs"), targets(model)
@@ -220,11 +220,12 @@ def test_lbfgs_loops_on_each_device_alone(model: Any, loss: Any, devices: int) -
     models = sharding.replicate((model, loss), mesh)
     goal, start = sharding.split_batch((loss.embed(wanted), mean_codes(model, 4)), mesh)
     place = sharding.split_batch(begin(model, start, settings), mesh)
-    text = advance.lower(*models, goal, start, place, settings, 6, mesh=mesh).compile().as_text()
+    program = advance.lower(*models, goal, start, place, settings, 6, mesh=mesh).compile()
+    text = program.as_text()
     assert text is not None
     assert text.count("while(") >= 2  # the steps', and the line search's
     assert not re.search(r"all-reduce|all-gather|all-to-all|collective-permute", text)
-    place, losses = advance(*models, goal, start, place, settings, 6, mesh=mesh)
+    place, losses = program(*models, goal, start, place)
     assert len(place.moving["styles"].sharding.device_set) == devices
     np.testing.assert_allclose(losses, alone.losses, rtol=2e-3)
     np.testing.assert_allclose(codes_of(place, start, settings), alone.code, atol=2e-3)

@@ -7,6 +7,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from facemodels import save_models
 from flax import nnx
 
 from experiments import compare_label_systems
@@ -138,7 +139,8 @@ def test_claims_stand_beside_their_measures():
 
 
 def test_system_a_takes_the_drivers_expression_on_the_same_faces(root, tmp_path):
-    """With the shipped generator and its samples, of which some smile."""
+    """With a tiny generator, and samples of the shipped one, of which some smile."""
+    save_models(tmp_path, resolution=128)
     names = sorted((root / "fxjax" / "zoo" / "faces" / "samples").glob("*.png"))[:3]
     samples = np.stack([load_image(name) for name in names])
     noise = RANDOM.integers(0, 255, samples[:1].shape, np.uint8)
@@ -146,7 +148,7 @@ def test_system_a_takes_the_drivers_expression_on_the_same_faces(root, tmp_path)
     assert [place is None for place in places] == [False] * 3 + [True]
     found = [place for place in places if place is not None]
     held = Labelled(samples, np.array([0, 1, 1]), ("first", "second"), np.full(3, -1))
-    engine = transfers.engine_of("faces", 128, 3)
+    engine = transfers.engine_of(tmp_path / "model", 128, 3)
     engine.settings = dataclasses.replace(engine.settings, steps=4, rows=((3,),))
     engine.groups = ((3,),)
     every = transfers.changed(engine, found, held)
@@ -163,7 +165,7 @@ def test_system_a_takes_the_drivers_expression_on_the_same_faces(root, tmp_path)
     with pytest.raises(ValueError, match="no held-back face shows second, to drive"):
         transfers.changed(engine, found[:1], held.take(np.array([0])))
     with pytest.raises(ValueError, match="draws 128 px in colour; --size=32"):
-        transfers.engine_of("faces", 32, 3)
+        transfers.engine_of(tmp_path / "model", 32, 3)
     rows = label_table.as_rows({"liu_jin": {"PSNR": 2.0}, "fader": {"PSNR": 1.0}})
     assert rows == [list(label_table.HEAD), ["PSNR", "2", "1", "+100.0 %", "better"]]
     third = {"liu_jin": {"GMAC": 2.0}, "fader": {"GMAC": 4.0}, label_table.MASKS: {"PSNR": 3.0}}

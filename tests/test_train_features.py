@@ -158,7 +158,6 @@ def test_folding_equals_batch_norm(state):
 
 def test_averages_follow_the_statistics(state, faces):
     assert all(float(jnp.abs(mean[...]).max()) > 0 for mean in state.network.means)
-    assert all(float(square[...].min()) >= 0 for square in state.network.squares)
     for mean, square in zip(state.network.means, state.network.squares, strict=True):
         assert (square[...] + 1e-6 >= jnp.square(mean[...])).all()
 

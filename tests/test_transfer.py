@@ -38,7 +38,8 @@ def engine(models) -> Engine:
     return Engine(
         models / "model",
         models / "vgg",
-        Settings(steps=30, rate=0.1, tuning=0, weight=0.1, refine=4),
+        # as the commands' tests have it, which makes for one program of all
+        Settings(steps=10, tuning=0, weight=0.1, refine=3),
     )
 
 

@@ -1,5 +1,6 @@
 """The video command: what a run is made of, what frames do, and what is left out."""
 
+import csv
 import json
 import shutil
 from typing import Any
@@ -35,7 +36,7 @@ def home(tmp_path) -> Any:
 def run(home, **changes: Any) -> None:
     options: dict[str, Any] = {
         "appearance": str(home / "ann.png"), "driver": str(home / "seen"), "out": str(home / "out"),
-        "model": str(home / "model"), "features": str(home / "vgg"), "steps": 5, "tuning": 0,
+        "model": str(home / "model"), "features": str(home / "vgg"), "steps": 10, "tuning": 3,
         "refine": 3, "frame_steps": 2, **changes,
     }  # fmt: skip
     transfer_video.main(transfer_video.Config(**options))
@@ -56,9 +57,13 @@ def test_a_run_does_not_go_on_with_other_files(home):
     shutil.copytree(home / "seen", home / "all")
     run(home)
     save_image(home / "out" / "frames" / "000003.png", WALL)
+    before = {path: path.stat().st_mtime_ns for path in (home / "out" / "codes").iterdir()}
     run(home)
+    assert {path: path.stat().st_mtime_ns for path in (home / "out" / "codes").iterdir()} == before
     assert drawn(home) == ["000000.png", "000001.png", "000002.png"]
 
+    with pytest.raises(ValueError, match=r"other settings or files \(strength\); give"):
+        run(home, strength=0.5)
     (home / "seen" / "0.png").unlink()
     with pytest.raises(ValueError, match=r"other settings or files \(the frames' bytes\); give"):
         run(home)
@@ -105,6 +110,11 @@ def test_frames_with_a_face_drive(home, capsys):
     np.testing.assert_array_equal(photos[5], photos[4])
     codes = sorted(path.name for path in (home / "out" / "codes").iterdir())
     assert codes == ["000002.npz", "000003.npz", "000004.npz", "person.npz"]
+    with (home / "out" / "frames.csv").open() as file:
+        statuses = [row["status"] for row in csv.DictReader(file)]
+    assert statuses == ["no_face", "no_face", "ok", "ok", "ok", "no_face"]
+    result = cv2.VideoCapture(str(home / "out" / "result.mp4"))
+    assert int(result.get(cv2.CAP_PROP_FRAME_COUNT)) == 6
 
 
 def test_a_killed_run_goes_on_with_the_same_pictures(home, monkeypatch):
@@ -139,6 +149,14 @@ def test_trembling_landmarks_are_steadied(smiling):
     np.testing.assert_allclose(lone[3], smiling)
     turned = expression.pose(found[4]) - expression.pose(moves[4])
     assert np.abs(turned).max() < 3
+
+
+def test_a_video_that_cannot_be_read_is_refused(home):
+    (home / "talk.mp4").write_bytes(b"no video" * 100)
+    with pytest.raises(ValueError, match="cannot be read as a video"):
+        run(home, driver=str(home / "talk.mp4"))
+    with pytest.raises(FileNotFoundError, match="no video or folder"):
+        run(home, driver=str(home / "none.mp4"))
 
 
 def test_no_face_in_any_frame_is_an_error(home):
