@@ -45,7 +45,7 @@ from typing import (
 import jax
 from absl import flags
 
-from fxjax import compiled, files
+from fxjax import files, sharding
 
 Config = TypeVar("Config")  # a frozen dataclass
 
@@ -285,7 +285,7 @@ def describe(config_class: Any, doc: str) -> str:
 
 def _start(process: Process) -> None:
     """Points the compilation cache at a folder and joins the other processes."""
-    compiled.keep(process.compile_cache)
+    sharding.keep_programs(process.compile_cache)
     if process.coordinator is not None:
         address = None if process.coordinator == "auto" else process.coordinator
         jax.distributed.initialize(address, process.num_processes, process.process_id)

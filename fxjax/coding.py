@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from fxjax import memory, sharding
+from fxjax import sharding
 from fxjax.codes import invert, pivotal, refine, whiten
 from fxjax.faces import align, expression, goal, model, mouth, reader
 from fxjax.faces.located import Faces
@@ -56,7 +56,7 @@ class Coding(Faces):
             try:
                 parts.append(self._encode(faces[some], first[some], told))
             except jax.errors.JaxRuntimeError as error:
-                size = memory.halved(size, error, "faces to invert", least=self.mesh.size)
+                size = sharding.halved(size, error, "faces to invert", least=self.mesh.size)
                 continue
             done = some.stop
         return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)

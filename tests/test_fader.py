@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from fxjax.nn import fader, liu_jin, ops
-from fxjax.nn.fader import BatchNorm, Classifier, Fader, LatentDiscriminator, Patches
+from fxjax.nn import fader, ops
+from fxjax.nn.fader import BatchNorm, Classifier, Fader, LatentDiscriminator, LiuJin, Patches
 from fxjax.nn.layers import Average, Conv
-from fxjax.nn.liu_jin import LiuJin
 
 RANDOM = np.random.default_rng(0)
 FOUR = ("anger", "happiness", "neutral", "surprise")
@@ -171,8 +170,8 @@ def test_judges_have_their_shapes():
 def test_label_maps_are_linear_and_flat_inside():
     """The maps are linear in the labels, and constant away from the edges."""
     kernel = normal(3, 3, 4, 2)
-    maps = liu_jin.label_maps(jnp.eye(4), kernel, 8)
+    maps = fader.label_maps(jnp.eye(4), kernel, 8)
     assert jnp.abs(maps[:, 1:-1, 1:-1] - maps[:, 3:4, 3:4]).max() < 1e-5
     weights = normal(1, 4)
-    both = liu_jin.label_maps(weights, kernel, 8)
+    both = fader.label_maps(weights, kernel, 8)
     np.testing.assert_allclose(both[0], jnp.einsum("l,lhwo->hwo", weights[0], maps), atol=1e-5)

@@ -16,8 +16,7 @@ from fxjax.images import load_image, save_image
 from fxjax.labels import comparison, label_data, label_table, label_truth, networks, transfers
 from fxjax.labels.comparison import Trained
 from fxjax.labels.label_data import Labelled
-from fxjax.nn.fader import Classifier, Fader
-from fxjax.nn.liu_jin import LiuJin
+from fxjax.nn.fader import Classifier, Fader, LiuJin
 
 RANDOM = np.random.default_rng(0)
 FOUR = ("a", "b", "c", "d")

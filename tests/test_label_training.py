@@ -17,7 +17,7 @@ from trainingruns import one_device
 import fxjax
 from fxjax import checkpoint, cli, sharding
 from fxjax.labels import label_data, networks, training
-from fxjax.nn.liu_jin import LiuJin
+from fxjax.nn.fader import LiuJin
 
 RANDOM = np.random.default_rng(0)
 SMOKE = training.PRESETS["smoke"]

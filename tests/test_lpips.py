@@ -19,8 +19,7 @@ from converters.source import WeightError, open_weights
 from fxjax import metrics
 from fxjax.checkpoint import flatten
 from fxjax.images import from_uint8
-from fxjax.nn.lpips import Heads
-from fxjax.nn.vgg16 import VGG16
+from fxjax.nn.vgg16 import VGG16, Heads
 
 WIDTHS = (64, 128, 256, 512, 512)
 TORCH = {  # as converters.vgg16 writes it for torchvision's weights

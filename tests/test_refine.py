@@ -11,8 +11,8 @@ from flax import nnx
 
 from fxjax import losses
 from fxjax.codes import invert, refine, whiten
+from fxjax.nn.generator import Statistics
 from fxjax.nn.layers import Average
-from fxjax.nn.statistics import Statistics
 from fxjax.nn.stylegan2 import StyleGAN2
 
 SETTINGS = refine.Settings(steps=40, appearance=0.1, prior=0.01, pose=0.0, lead=0.0)

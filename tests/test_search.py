@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 from scipy.stats import spearmanr
 
-from fxjax import losses, memory, sharding
+from fxjax import losses, sharding
 from fxjax import score as scoring
 from fxjax.codes import mix, search
 from fxjax.nn import generator as gen
@@ -194,12 +194,12 @@ def test_half_as_many_pictures_where_memory_ends(skip: Any, monkeypatch: Any) ->
 
 def test_the_hosts_memory_is_not_an_accelerators() -> None:
     quiet = SimpleNamespace(memory_stats=lambda: None, platform="tpu")
-    assert memory.free_memory(quiet, 1) == memory.UNKNOWN
+    assert sharding.free_memory(quiet, 1) == sharding.UNKNOWN
     told = {"bytes_limit": 80 << 30, "bytes_in_use": 1 << 30}
     said = SimpleNamespace(memory_stats=lambda: told, platform="gpu")
-    assert memory.free_memory(said, 8) == 79 << 30
+    assert sharding.free_memory(said, 8) == 79 << 30
     host = SimpleNamespace(memory_stats=lambda: None, platform="cpu")
-    one, four = (memory.free_memory(host, devices) for devices in (1, 4))
+    one, four = (sharding.free_memory(host, devices) for devices in (1, 4))
     assert one == pytest.approx(4 * four, rel=0.2)  # others take memory meanwhile
 
 

@@ -26,9 +26,8 @@ from fxjax.codes import invert as core
 from fxjax.faces import align, detect
 from fxjax.images import from_uint8, load_image, save_image, to_uint8
 from fxjax.nn.generator import codes, synthesize
-from fxjax.nn.lpips import Heads
 from fxjax.nn.stylegan2 import StyleGAN2
-from fxjax.nn.vgg16 import VGG16
+from fxjax.nn.vgg16 import VGG16, Heads
 from fxjax.runs import inversion, loss_measures, loss_page, loss_runs
 from fxjax.runs.loss_measures import MEASURES, PAPER, Judge, Result
 from fxjax.runs.loss_runs import Config

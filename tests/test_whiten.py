@@ -9,8 +9,7 @@ from facemodels import ARCHITECTURE, save_models
 import fxjax
 from fxjax import checkpoint, losses
 from fxjax.codes import invert, whiten
-from fxjax.nn.generator import synthesize
-from fxjax.nn.statistics import Statistics
+from fxjax.nn.generator import Statistics, synthesize
 
 
 @pytest.fixture(scope="module")

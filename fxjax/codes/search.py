@@ -20,9 +20,9 @@ from fxjax import metrics, sharding
 from fxjax.codes import invert, mix
 from fxjax.codes.mix import Groups
 from fxjax.losses import Weights, shrink
-from fxjax.memory import free_memory, halved, widest
 from fxjax.nn.generator import Generator
 from fxjax.score import Goals, Judge, goals, score, weighted
+from fxjax.sharding import free_memory, halved, widest
 from fxjax.types import Code, Codes, Images
 
 SHARE = 0.5  # of the free memory

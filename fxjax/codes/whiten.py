@@ -17,9 +17,8 @@ from jaxtyping import Array, Float
 
 from fxjax import checkpoint, zoo
 from fxjax.nn import ops
-from fxjax.nn.generator import Generator, State
+from fxjax.nn.generator import Generator, State, Statistics
 from fxjax.nn.layers import Average
-from fxjax.nn.statistics import Statistics
 from fxjax.types import Codes, Images
 
 SAMPLES = 8192  # codes whose spread is taken where a model has no statistics

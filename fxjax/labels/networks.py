@@ -21,8 +21,15 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
 
 from fxjax import checkpoint, images
 from fxjax.nn import fader
-from fxjax.nn.fader import BatchNorm, Classifier, Fader, LatentDiscriminator, Moments, Patches
-from fxjax.nn.liu_jin import LiuJin
+from fxjax.nn.fader import (
+    BatchNorm,
+    Classifier,
+    Fader,
+    LatentDiscriminator,
+    LiuJin,
+    Moments,
+    Patches,
+)
 from fxjax.types import Features
 
 MODELS: dict[str, type[Fader]] = {"liu_jin": LiuJin, "fader": Fader}

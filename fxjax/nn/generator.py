@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, ScalarLike
 
 from fxjax.nn.layers import Average, Noise
@@ -120,3 +121,19 @@ def _renoise(generator: Module, make: Callable[[int, Array], Array]) -> Module:
     leaves, tree = jax.tree.flatten(noise)
     fresh = jax.tree.unflatten(tree, [make(i, leaf) for i, leaf in enumerate(leaves)])
     return nnx.merge(graph, fresh, rest)
+
+
+class Statistics(nnx.Module):
+    """The mean [dim] and covariance [dim, dim] of w, kept in float32 whatever is asked for."""
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs | None = None,
+    ):
+        del dtype, param_dtype, rngs  # what `fxjax.load` gives every part
+        self.mean = Average(jnp.zeros((dim,), jnp.float32))
+        self.covariance = Average(jnp.zeros((dim, dim), jnp.float32))

@@ -1,4 +1,4 @@
-"""VGG16 features (arXiv:1409.1556) with the preprocessing that belongs to the weights."""
+"""VGG16 features (arXiv:1409.1556) with their preprocessing, and the heads of LPIPS on them."""
 
 from collections.abc import Sequence
 
@@ -85,3 +85,29 @@ class VGG16(nnx.Module):
             if all(name in found for name in layers):
                 break
         return {name: found[name] for name in layers}
+
+
+class Heads(nnx.Module):
+    """One non-negative weight per channel of each of `layers`, whose channels are `widths`.
+
+    They were trained on features with one preprocessing (`mean`, `deviation`, `bgr`, as VGG16
+    takes them) and mean something on those alone. Distances are float32: `dtype` does not matter.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[str],
+        widths: Sequence[int],
+        *,
+        mean: Sequence[float],
+        deviation: Sequence[float],
+        bgr: bool,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.layers, self.widths = tuple(layers), tuple(widths)
+        self.mean, self.deviation, self.bgr = tuple(mean), tuple(deviation), bgr
+        self.weights = nnx.List(
+            nnx.Param(rngs.params.uniform((width,), param_dtype)) for width in self.widths
+        )

@@ -21,10 +21,10 @@ from jaxtyping import Array, Float, UInt8
 from fxjax import files, losses, sharding
 from fxjax.codes import invert, whiten
 from fxjax.images import from_uint8, to_uint8
-from fxjax.memory import free_memory
 from fxjax.nn.generator import synthesize
 from fxjax.runs import worklist
 from fxjax.runs.worklist import Entry
+from fxjax.sharding import free_memory
 from fxjax.types import Codes, Images, Photos
 
 EVERY = 10  # steps of one call, at most: the least that strips show

@@ -19,7 +19,6 @@ from etils import epath
 from fxjax import checkpoint, files, load, losses, metrics, sharding, zoo
 from fxjax.codes import invert, pivotal, whiten
 from fxjax.images import contact_sheet, load_image
-from fxjax.memory import halved
 from fxjax.nn.generator import Generator, synthesize
 from fxjax.runs import runfolder, starts, worklist
 from fxjax.runs.descent import Found, Models, Search
@@ -27,6 +26,7 @@ from fxjax.runs.progress import Progress
 from fxjax.runs.runfolder import Row
 from fxjax.runs.tuning import Tuner
 from fxjax.runs.worklist import OK, Entry, Options
+from fxjax.sharding import halved
 
 WHITENED = "whitened"
 COUNTS = ("batch", "devices", "tries", "noise_pull", "region_weight", "pivotal_steps")  # from 0

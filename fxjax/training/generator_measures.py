@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array, Float
 
-from fxjax import checkpoint, files, frechet, images, losses, metrics, zoo
+from fxjax import checkpoint, files, images, losses, metrics, zoo
 from fxjax.faces import detect
 from fxjax.faces.align import Landmarks
 from fxjax.nn.generator import Generator, codes, synthesize
@@ -153,11 +153,11 @@ def distances(
     """Distances of embedded samples to the data, and of the data's halves to each other."""
     known = embed(references)
     half = len(known) // 2
-    kernel = frechet.kernel_distance(samples, known)
-    floor = frechet.kernel_distance(known[:half], known[half:])
+    kernel = metrics.kernel_distance(samples, known)
+    floor = metrics.kernel_distance(known[:half], known[half:])
     return {
-        "frechet": frechet.frechet(samples, known),
-        "frechet_between_halves_of_the_data": frechet.frechet(known[:half], known[half:]),
+        "frechet": metrics.frechet(samples, known),
+        "frechet_between_halves_of_the_data": metrics.frechet(known[:half], known[half:]),
         "kernel": kernel.distance,
         "kernel_error": kernel.error,
         "kernel_between_halves_of_the_data": floor.distance,
@@ -173,7 +173,7 @@ def copies(
 
     The ratio is well below 1 where samples repeat the data.
     """
-    own, other = (float(np.median(frechet.nearest(x, trained))) for x in (samples, apart))
+    own, other = (float(np.median(metrics.nearest(x, trained))) for x in (samples, apart))
     return {"samples": own, "held_back": other, "ratio": own / other}
 
 

@@ -9,16 +9,15 @@ from flax import nnx
 from jax.sharding import Sharding
 from jax.typing import DTypeLike
 
-from fxjax import checkpoint, compiled, files
+from fxjax import checkpoint, files
 from fxjax.nn.encoder import Encoder
-from fxjax.nn.fader import Classifier, Fader
+from fxjax.nn.fader import Classifier, Fader, LiuJin
+from fxjax.nn.generator import Statistics
 from fxjax.nn.landmarks import Landmarks
-from fxjax.nn.liu_jin import LiuJin
-from fxjax.nn.lpips import Heads
-from fxjax.nn.statistics import Statistics
 from fxjax.nn.stylegan1 import StyleGAN1, StyleGAN1Discriminator
 from fxjax.nn.stylegan2 import StyleGAN2, StyleGAN2Discriminator
-from fxjax.nn.vgg16 import VGG16
+from fxjax.nn.vgg16 import VGG16, Heads
+from fxjax.sharding import keep_programs
 
 CLASSES: dict[tuple[str, str], Callable[..., nnx.Module]] = {
     ("stylegan1", "generator"): StyleGAN1,
@@ -88,9 +87,9 @@ def load(
     first there is.
     `dtype` is what it computes in, `param_dtype` what its weights are kept in. Raises
     FileNotFoundError if there is no such model, ValueError if it is damaged or unknown. What is
-    compiled from now on is kept on disk (`fxjax.compiled`).
+    compiled from now on is kept on disk (`fxjax.sharding.keep_programs`).
     """
-    compiled.keep()
+    keep_programs()
     folder = find(name_or_directory)
     card = checkpoint.read_card(folder)
     kind, parts = card["kind"], card["parts"]
