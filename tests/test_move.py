@@ -201,3 +201,34 @@ def test_a_fold_that_goes_is_eased_where_the_photo_has_it(points):
     assert np.std(fine[spot]) > 0.7 * np.std(before[spot])  # pores stay
     still = folds.ease(photo, face, np.zeros_like(face), float(SIZE))
     np.testing.assert_array_equal(still, np.ones_like(photo))
+
+
+def test_lines_beside_a_smile_go_with_it(points):
+    """A narrower mouth takes the dark line from nose to cheek along; dots and outline stay."""
+    new, eyes = points.copy(), align.eye_distance(points)
+    new[[48, 60]] += [0.1 * eyes, 0]
+    new[[54, 64]] -= [0.1 * eyes, 0]
+    face, plain = move.outline(points, new, SIZE), _drawing(points)
+    found = [
+        folds.folds(plain, plain, np.stack([points, there]), points, there, face, ("mouth",))
+        for there in (points, new)
+    ]
+    assert not found[0].creased.any()
+    creased = found[1].creased
+    assert not creased[face == 0].any()
+    jaw = np.rint(points[[4, 8, 12]]).astype(int)
+    assert creased[jaw[:, 1], jaw[:, 0]].max() < 0.01  # a jaw's outline is no fold
+
+    y, x = np.unravel_index(np.argmax(creased), creased.shape)
+    assert creased[y, x] > 0.9
+    skin = np.array([150, 120, 100], np.float32)
+    photo = np.full((SIZE, SIZE, 3), skin, np.float32)
+    dots = [(x - 6, y - 8), (x + 7, y + 2)]
+    for dot in dots:
+        cv2.circle(photo, (int(dot[0]), int(dot[1])), 1, (80, 60, 50), -1)
+    cv2.line(photo, (int(x), int(y) - 14), (int(x), int(y) + 14), (110, 60, 40), 2)
+    after = folds.without_lines(photo, face, creased, float(SIZE))
+    np.testing.assert_allclose(after[y - 1 : y + 2, x], np.tile(skin, (3, 1)), atol=8)
+    for dot in dots:
+        assert (after[dot[1], dot[0]] < 100).all()
+    np.testing.assert_array_equal(after[creased == 0], photo[creased == 0])

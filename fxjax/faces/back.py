@@ -68,11 +68,12 @@ def _layers(
     found: Goal,
     size: int,
     parts: Sequence[str],
-) -> Float[np.ndarray, "size size 13"]:
+) -> Float[np.ndarray, "size size 14"]:
     """All that changes the photo; 0 where nothing changes, but for side and skin.
 
     Face, the flow's two sides (2 each) and which, brightness less 1, the mouth's inside (opacity,
-    and colours times that), how much of the photo's folds goes, and where it is skin.
+    and colours times that), how much of the photo's folds goes, where it is skin, and
+    how much of a smile's lines goes.
     """
     own, new = found.own, found.new
     face = move.outline(own, new, size)
@@ -91,14 +92,14 @@ def _layers(
     if opened is not None:
         alpha = opened.alpha[..., None]
         inside = np.concatenate([alpha, (opened.colours + 1) * np.float32(127.5) * alpha], axis=2)
-    eased = found.share * drawn.eased
+    eased, creased = found.share * drawn.eased, found.share * drawn.creased
     return np.dstack(
-        [face, *flow, factor - 1, inside, eased, face * (1 - folds.lips(new, size))]
+        [face, *flow, factor - 1, inside, eased, face * (1 - folds.lips(new, size)), creased]
     ).astype(np.float32)
 
 
 def _applied(
-    person: Located, layers: Float[np.ndarray, "size size 13"], matrix: align.Matrix, side: float
+    person: Located, layers: Float[np.ndarray, "size size 14"], matrix: align.Matrix, side: float
 ) -> Photo:
     """The photo with the layers, whose pixels `matrix` maps to the photo's, `side` of them."""
     photo, result = person.photo, person.photo.copy()
@@ -124,6 +125,7 @@ def _applied(
     here = np.stack(np.meshgrid(np.arange(wide), np.arange(tall)), axis=-1) + (low - first)
     moved = move.seen(source, here - below) * under
     moved += move.seen(source, here - above) * (1 - under)
+    moved = folds.without_lines(moved, layers[..., 12], layers[..., 13], side)
     factor = folds.filled(moved, face, 1 + factor[..., 0], side)[..., None]
     factor = factor * folds.ease(moved, layers[..., 12], layers[..., 11], side)
     changed = moved * factor * (1 - alpha) + layers[..., 8:11]
@@ -134,8 +136,8 @@ def _applied(
 
 
 def _resampled(
-    layers: Float[np.ndarray, "size size 13"], place: align.Matrix, tall: int, wide: int
-) -> Float[np.ndarray, "tall wide 13"]:
+    layers: Float[np.ndarray, "size size 14"], place: align.Matrix, tall: int, wide: int
+) -> Float[np.ndarray, "tall wide 14"]:
     """The layers seen through `place`, 0 wherever the face's is."""
     scale = math.sqrt(abs(np.linalg.det(place[:2, :2])))
     flags, found = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, []

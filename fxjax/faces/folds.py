@@ -19,6 +19,7 @@ SOFT = 0.005  # of the side: blur of what a drawing of few pixels says
 BROAD = 0.08  # of the side: what is broader is light
 KEPT = 0.2  # of what is broad
 DARK = 0.15  # of the range: dark pixels' factors are noise
+BLACK = 0.04
 MOST = 0.25  # of the factor's logarithm
 AROUND = 0.15  # of the face's square: how far from the parts folds are drawn
 LIPS = 0.15  # how much of it goes over lips, which have edges of their own
@@ -29,6 +30,16 @@ FAR = 0.25  # of the face's square: how far from the parts folds go
 AREA = 0.03  # of the side: within such places two drawings' folds are compared
 FAINT = 0.02  # of the logarithm of brightness: folds that are fainter count as none
 THIN = 0.003  # of the side: what is narrower stays where folds go
+WIDE, LONG = (
+    0.012,
+    0.03,
+)  # of the side: dark lines are narrower than the first and longer than the last
+FINEST = 0.002  # of the side: what is narrower is a hair
+ASIDE = 0.04  # of the side: so far from a line is the skin whose texture it gets
+FAINTEST, CLEAR = 0.02, 0.06  # of the logarithm of brightness: of lines, darker than beside them
+DIRECTIONS = 12
+RELAXED = 0.03, 0.12  # of the distance between the eyes: by so much a mouth narrows at least, and
+# by so much more where a smile goes
 CORNER = 0.08  # of the distance between the eyes: the dark of a mouth's corner is within
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -42,6 +53,8 @@ class Folds(NamedTuple):
     """What brightness is multiplied by, 1 outside of the face and away from the parts."""
     eased: Float[np.ndarray, "size size"]
     """How much of the photo's own folds goes, 0 to 1; see `ease`."""
+    creased: Float[np.ndarray, "size size"]
+    """How much of the lines beside a smile that goes does, 0 to 1; see `ease`."""
 
 
 def folds(
@@ -78,7 +91,10 @@ def folds(
         eased = np.maximum(eased, corners(new, size))
     eased = eased * face
     near = _near(own, new, size, parts, AROUND) * face * (1 - (1 - LIPS) * mouth)
-    return Folds(np.exp(np.clip(change * (1 - eased), -MOST, MOST) * near), eased)
+    creased = np.zeros_like(eased)
+    if "mouth" in parts and (goes := _smile_goes(own, new)):
+        creased = goes * _creases(new, size) * (1 - mouth) * (1 - nose) * face
+    return Folds(np.exp(np.clip(change * (1 - eased), -MOST, MOST) * near), eased, creased)
 
 
 def ease(
@@ -96,6 +112,37 @@ def ease(
     bright = np.log(np.maximum(photo, 0) / 255 + DARK)
     band = _blur(bright, THIN * side) - _around(bright, skin + 1e-3, BROAD * side, 0.0)
     return np.exp(-eased[..., None] * band)
+
+
+def without_lines(
+    photo: Float[np.ndarray, "tall wide 3"],
+    skin: Float[np.ndarray, "tall wide"],
+    creased: Float[np.ndarray, "tall wide"],
+    side: float,
+) -> Float[np.ndarray, "tall wide 3"]:
+    """The photo with dark lines of the skin in the colours beside them where it is `creased`."""
+    line = _lines(photo, side)
+    beside = _around(photo, (1.001 - line) * (skin + 1e-3), WIDE * side, 0.0)
+    texture = (photo - _blur(photo, THIN * side)) * (1 - line)[..., None]
+    aside = np.roll(texture, round(ASIDE * side), axis=1)
+    return photo + (creased * line)[..., None] * (beside + aside - photo)
+
+
+def _lines(photo: Float[np.ndarray, "tall wide 3"], side: float) -> Float[np.ndarray, "tall wide"]:
+    """1 on dark lines, 0 elsewhere; dots, as of stubble, are none."""
+    bright = np.log(np.maximum(photo @ LUMA, 0) / 255 + BLACK)
+    valley = _blur(bright, WIDE * side) - _blur(bright, FINEST * side)
+    length = round(LONG * side / 2)
+    found = np.zeros_like(valley)
+    for angle in np.arange(DIRECTIONS) * (np.pi / DIRECTIONS):
+        along = np.rint(length * np.array([np.cos(angle), np.sin(angle)])).astype(int)
+        kernel = np.zeros((2 * length + 1, 2 * length + 1), np.float32)
+        cv2.line(kernel, (length - along).tolist(), (length + along).tolist(), 1.0)
+        mean = cv2.filter2D(valley, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REPLICATE)
+        found = np.maximum(found, np.minimum(mean, valley))
+    line = align.smooth((found - FAINTEST) / CLEAR).astype(np.float32)
+    wider = cv2.dilate(line, np.ones((2 * round(FINEST * side) + 1,) * 2, np.uint8))
+    return _blur(wider, FINEST * side)
 
 
 def filled(
@@ -134,6 +181,28 @@ def _near(
 
 def _filled_hull(points: Float[np.ndarray, "_ 2"], size: int) -> Real[np.ndarray, "size size"]:
     return align.filled(cv2.convexHull(points.astype(np.float32))[:, 0], size)
+
+
+def _smile_goes(own: Landmarks, new: Landmarks) -> float:
+    """How much of a smile goes, 0 to 1, by how much narrower the mouth gets."""
+    wide = [np.linalg.norm(points[54] - points[48]) for points in (own, new)]
+    less = (wide[0] - wide[1]) / align.eye_distance(own)
+    return float(align.smooth(np.array([(less - RELAXED[0]) / RELAXED[1]]))[0])
+
+
+def _creases(points: Landmarks, size: int) -> Float[np.ndarray, "size size"]:
+    """1 along the folds of a smile, from the nose's wings past the mouth's corners, soft."""
+    across = (points[54] - points[48]) / np.linalg.norm(points[54] - points[48])
+    down, eyes = np.array([-across[1], across[0]]), align.eye_distance(points)
+    lines = np.zeros((size, size), np.uint8)
+    for wing, corner, out in ((31, 48, -across), (35, 54, across)):
+        beside = points[corner] + 0.2 * eyes * out
+        line = np.stack([points[wing] + 0.08 * eyes * out, beside, beside + 0.35 * eyes * down])
+        cv2.polylines(lines, [np.rint(line).astype(np.int32)], False, 1, 1)
+    far = cv2.distanceTransform(1 - lines, cv2.DIST_L2, 5) / eyes
+    within = cv2.distanceTransform(align.filled(points[:17], size).astype(np.uint8), cv2.DIST_L2, 5)
+    inner = align.smooth(within / (0.12 * eyes) - 1)  # an outline of a face is a dark line, too
+    return (align.smooth(2 - far / 0.12) * inner).astype(np.float32)
 
 
 def corners(points: Landmarks, size: int) -> Float[np.ndarray, "size size"]:

@@ -31,7 +31,7 @@ NAMES = {
 }
 """Coefficients of each part, by the beginnings of their names."""
 
-RISE = 0.08  # relative: what is below the face stays, and more would draw it into streaks
+RISE = 0.04  # relative: what is below the face stays, and more would draw it into streaks
 
 _JAW = np.array([0, 0, 0, 0, 0, 0.25, 0.6, 0.9, 1, 0.9, 0.6, 0.25, 0, 0, 0, 0, 0])
 _UPPER, _LOWER = [61, 62, 63], [67, 66, 65]

@@ -18,6 +18,8 @@ TURNED = 15.0  # degrees: teeth of a head that is turned farther do not fit
 EDGE = 0.004  # of the side
 LIGHT = 0.5  # how much the driver's mouth gets of the drawing's brightness
 PALE = 0.6  # how much colour the driver's mouth keeps
+TINT = 0.25  # how much of the skin's colour teeth take
+SHADE, SHADED = 0.35, 0.025  # how much darker the mouth is at the lips; within such a way, relative
 TONED = 0.02  # of the range: colours that are so close to a curve are a tone
 BRIGHTER = 1.15  # than skin
 LOOK, SHOWN = 256, 0.15  # pixels at which a mouth is looked at; share of it that is not lips
@@ -53,18 +55,18 @@ def inside(
     if opening(new) <= max(OPEN, opening(own)):
         return None
     if OPEN < opening(own) and opening(new) <= MORE * opening(own):  # its own teeth
-        return Inside(move.seen(crop, move.spline(new[48:], own[48:], size)), _alpha(new, size))
+        return Inside(move.seen(crop, move.spline(new[60:], own[60:], size)), _alpha(new, size))
     if theirs is not None and (gap(theirs) < SHUT or opening(theirs) < OPEN):
         return None
     alpha = _alpha(new, size)
-    drawn = move.seen(_large(after, size), move.spline(new[48:], marks[1][48:], size))
+    drawn = move.seen(_large(after, size), move.spline(new[60:], marks[1][60:], size))
     drawn = drawn + np.average((crop - _large(before, size)).reshape(-1, 3), 0, skin.ravel())
     if driver is None or theirs is None:
         return _toned(Inside(drawn, alpha), crop)
     matrix = driver.crop.at(size)
     theirs = align.transform(np.linalg.inv(matrix), theirs)
     photo = align.cut(driver.photo, matrix, size)
-    photo = move.seen(photo, move.spline(new[48:], theirs[48:], size, smoothing=1.0))
+    photo = move.seen(photo, move.spline(new[60:], theirs[60:], size))
     turn = np.abs(expression.pose(theirs) - expression.pose(own))[:2]
     shown = opening(marks[1]) > 0.5 * opening(new)  # in the drawing
     if shown and turn.max() > TURNED:
@@ -78,7 +80,7 @@ def inside(
     if images.is_gray(driver.photo):
         soft = cv2.GaussianBlur(drawn, (0, 0), 0.02 * size)
         photo = photo + soft - (soft @ LUMA)[..., None]
-    photo = _dimmed(photo, crop, alpha, skin)
+    photo = _lit(_dimmed(photo, crop, alpha, skin), crop, new, skin)
     return _toned(Inside(photo.astype(np.float32), alpha), crop)
 
 
@@ -135,6 +137,22 @@ def _dimmed(
         return photo
     high, top = np.percentile(bright(crop, around), 95), np.percentile(bright(photo, inside), 90)
     return (photo + 1) * np.float32(min(1.0, BRIGHTER * high / max(top, 1e-3))) - 1
+
+
+def _lit(
+    photo: Float[np.ndarray, "size size 3"],
+    crop: Float[np.ndarray, "size size 3"],
+    new: Landmarks,
+    skin: Float[np.ndarray, "size size"],
+) -> Float[np.ndarray, "size size 3"]:
+    """In the light of the skin around: a little of its colour, and darker towards the lips."""
+    colour = np.average((crop + 1).reshape(-1, 3), 0, skin.ravel() + 1e-6)
+    tint = (colour / max(float(colour @ LUMA), 1e-3)) ** TINT
+    far = cv2.distanceTransform(
+        align.filled(new[60:68], len(crop)).astype(np.uint8), cv2.DIST_L2, 5
+    )
+    shade = 1 - SHADE * np.exp(-far / (SHADED * align.eye_distance(new)))
+    return (photo + 1) * (tint / (tint @ LUMA)).astype(np.float32) * shade[..., None] - 1
 
 
 def _paler(photo: Float[np.ndarray, "size size 3"]) -> Float[np.ndarray, "size size 3"]:
