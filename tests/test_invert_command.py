@@ -347,8 +347,8 @@ def test_out_of_memory_halves_the_batch_and_says_so(home, whole, tmp_path, monke
     monkeypatch.setattr(core, "advance", advance)
     invert.main(config(home, tmp_path / "out", batch=4))
     said = capsys.readouterr().out
-    assert "out of memory with 4 pictures at once; going on with 2" in said
-    assert "with 2 pictures at once; going on with 1" in said
+    assert "out of memory; going on with 2 pictures at once" in said
+    assert "out of memory; going on with 1 pictures at once" in said
     assert json.loads((tmp_path / "out" / "state" / "size0.json").read_text()) == 1
     assert [row["status"] for row in table(tmp_path / "out").values()] == ["ok"] * 3
     monkeypatch.setattr(core, "advance", real)

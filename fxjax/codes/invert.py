@@ -228,9 +228,10 @@ def run(
     count = settings.steps if every is None else every
     none = np.zeros((len(start), 0), np.float32)
     place, curves = begun or (begin(generator, start, settings), none)
-    if mesh is not None:  # always in the same places, or each call would be another program
-        start, place = jax.device_put((start, place), NamedSharding(mesh, PartitionSpec("batch")))
     while (done := curves.shape[1]) < settings.steps:
+        if mesh is not None:  # always in the same places, or each call would be another program
+            placed = NamedSharding(mesh, PartitionSpec("batch"))
+            start, place = jax.device_put((start, place), placed)
         place, new = advance(generator, loss, goal, start, place, settings, count, mesh=mesh)
         new = np.asarray(new)[:, : settings.steps - done]
         curves = np.concatenate([curves, new], axis=1)
