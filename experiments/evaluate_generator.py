@@ -17,7 +17,6 @@ from fxjax import checkpoint, files, load, zoo
 from fxjax.cli import launch, part_of
 from fxjax.images import contact_sheet, save_image
 from fxjax.training import generator_measures as measures
-from fxjax.training import held_back
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Config:
     inversions: Annotated[int, "held-back people to invert"] = 24
     steps: Annotated[int, "Adam steps per inversion"] = 300
     rate: Annotated[float, "its rate"] = 0.15
-    layers: Annotated[tuple[str, ...], "feature layers of its loss"] = held_back.Search.layers
+    layers: Annotated[tuple[str, ...], "feature layers of its loss"] = measures.InversionPlan.layers
     feature_weight: Annotated[float, "their weight in its loss"] = 1.0
     pixel_weight: Annotated[float, "the pixels' weight in its loss"] = 1.0
     tuning: Annotated[int, "steps of pivotal tuning, for a second row (0: there is none)"] = 350
@@ -55,7 +54,7 @@ def main(config: Config) -> None:
     features, name = measures.load_features(config.features, config.model)
     resolution, out = generator.resolution, files.absolute(config.out)
     faces = measures.read_faces(config.data, config.weights_csv, config.data_size, resolution)
-    judge = measures.Judge(faces)
+    judge = measures.DlibJudge(faces)
     sha = checkpoint.read_card(zoo.find(config.model))["parts"]["generator"]["sha256"]
     found: dict[str, Any] = {"sha256": sha, "features": name, "resolution": resolution}
     sheet = [measures.draw(generator, 32, psi, config.seed) for psi in (1.0, 0.7)]
@@ -89,20 +88,22 @@ def main(config: Config) -> None:
         found["path_length"] = {"w": length}
     if config.inversions:
         print(f"inverting {config.inversions} held-back faces", flush=True)
-        search = part_of(config, held_back.Search)
-        makers = {held_back.TUNED: generator}
+        plan = part_of(config, measures.InversionPlan)
+        makers = {measures.TUNED: generator}
         if config.baselines:
-            makers["untrained"] = held_back.untrained(config.model, config.seed)
-        found["inversion"], pictures = held_back.compare(
+            makers["untrained"] = measures.untrained(config.model, config.seed)
+        found["inversion"], pictures = measures.compare(
             judge,
             faces,
             measures.held_back(faces, config.inversions),
             makers,
-            held_back.make_loss(features, faces, search),
-            search,
+            measures.make_loss(features, faces, plan),
+            plan,
             config.components if config.baselines else 0,
         )
-        save_image(out / "inversions.png", measures.columns(list(pictures.values())))
+        shown = np.stack(list(pictures.values()), axis=1)  # a line for each face
+        shown = contact_sheet(shown.reshape(-1, *shown.shape[2:]), len(pictures))
+        save_image(out / "inversions.png", shown)
     # Not where files lay: the figures may be published.
     places = {"out", "model", "features"}
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in places}

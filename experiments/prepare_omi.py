@@ -16,7 +16,7 @@ from etils import epath
 
 from fxjax import images
 from fxjax.cli import launch
-from fxjax.training import data, picture_zip
+from fxjax.training import data
 from fxjax.types import AnyPhoto, Photo
 
 BASE = range(1, 1005)
@@ -93,7 +93,7 @@ def smaller(picture: Photo, size: int) -> Photo:
 def main(config: Config) -> None:
     """Writes the zip and the table."""
     rows = table()
-    picture_zip.table_of(config.dst)  # a bad name is refused before the work
+    data.table_of(config.dst)  # a bad name is refused before the work
 
     def pictures() -> Iterator[tuple[str, AnyPhoto]]:
         for row in rows:
@@ -102,7 +102,7 @@ def main(config: Config) -> None:
                 raise ValueError(f"{row['source_path']} is {picture.shape}, no square to reduce")
             yield row["filename"], smaller(picture, config.size)
 
-    picture_zip.write(config.dst, pictures(), rows)
+    data.write_zip(config.dst, pictures(), rows)
     apart = sum(row["held_back"] == "1" for row in rows)
     print(f"wrote {config.dst} and its table: {len(rows)} pictures, {apart} of them held back")
 

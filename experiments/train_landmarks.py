@@ -14,12 +14,12 @@ from typing import Annotated
 import jax
 
 from fxjax import checkpoint, cli, sharding
-from fxjax.training import landmark_data, landmarker, loop
-from fxjax.training.landmarker import Settings, TrainState
+from fxjax.training import landmarker, loop
+from fxjax.training.landmarker import LandmarkerSettings, TrainState
 
 PRESETS = {
-    "faces": Settings(),
-    "smoke": Settings(size=32, widths=(4, 8, 8), batch=4, kviews=0.04),
+    "faces": LandmarkerSettings(),
+    "smoke": LandmarkerSettings(size=32, widths=(4, 8, 8), batch=4, kviews=0.04),
 }
 
 
@@ -35,7 +35,7 @@ class Run:
     export_minutes: Annotated[float, "minutes between exports"] = 10.0
 
 
-def run(options: Run, settings: Settings) -> None:
+def run(options: Run, settings: LandmarkerSettings) -> None:
     """Trains until all views are shown or until SIGTERM or Ctrl-C, saves, exports.
 
     Raises ValueError for bad data or settings, or if the loss is not finite; KeyboardInterrupt
@@ -43,14 +43,14 @@ def run(options: Run, settings: Settings) -> None:
     """
     if settings.size % 16:
         raise ValueError(f"--size={settings.size}: want a multiple of 16")
-    faces, held, wanted = landmark_data.read(options.faces, settings.size, options.apart)
+    faces, held, wanted = landmarker.read_faces(options.faces, settings.size, options.apart)
     mesh = sharding.mesh(jax.devices()[:1])
     fresh = functools.partial(landmarker.fresh, settings)
     state = loop.begin(options.out, settings, fresh, fresh, mesh)
     loop.say(f"{len(faces.pictures)} pictures; from view {int(state.images)}")
 
     def export(state: TrainState) -> None:
-        measured = landmark_data.errors(state.average, held, wanted)
+        measured = landmarker.errors(state.average, held, wanted)
         lines = "  ".join(f"{name} {value:.2f}" for name, value in measured.items())
         loop.say(f"{len(held)} samples held back, % of the distance between the eyes: {lines}")
         info = {"views": int(state.images), "settings": dataclasses.asdict(settings)}

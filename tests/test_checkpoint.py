@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import fxjax
 from fxjax import checkpoint, sharding, zoo
 from fxjax.checkpoint import fill, flatten, read_card, restore, save_model
-from fxjax.training import snapshot
+from fxjax.training import loop
 
 
 class Block(nnx.Module):
@@ -228,11 +228,13 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_it_taken(tmp_path):
 
     def restored() -> State:
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        found = snapshot.restore(tmp_path, RunSettings(), jax.eval_shape(lambda: state(1)), here)
+        found = loop.restore_checkpoint(
+            tmp_path, RunSettings(), jax.eval_shape(lambda: state(1)), here
+        )
         assert found is not None
         return found
 
-    first, second = (snapshot.save(tmp_path, RunSettings(), state(n)) for n in (8, 16))
+    first, second = (loop.save_checkpoint(tmp_path, RunSettings(), state(n)) for n in (8, 16))
     assert restored().images == 16
     largest = max(checkpoint._files(second), key=lambda path: path.stat().length)
     largest.write_bytes(largest.read_bytes()[:-1])

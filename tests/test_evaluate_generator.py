@@ -18,11 +18,11 @@ from experiments.making import bundle, pack_model
 from fxjax import checkpoint, images, losses, zoo
 from fxjax.cli import parse
 from fxjax.nn.stylegan2 import StyleGAN2
-from fxjax.training import face_features, generator_measures, held_back, snapshot, train_state
+from fxjax.training import face_features, gan_state, generator_measures
 
 RANDOM = np.random.default_rng(0)
 SHIPPED = str(zoo.find("faces"))
-TINY = train_state.Settings(
+TINY = gan_state.GanSettings(
     resolution=16, width_base=128, width_most=8, dim=8, dtype="float32", batch=8, kimg=1.0
 )
 
@@ -30,7 +30,7 @@ TINY = train_state.Settings(
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("run")
-    snapshot.export(folder, TINY, train_state.fresh(TINY), {})
+    gan_state.export(folder, TINY, gan_state.fresh(TINY), {})
     return str(folder / "export")
 
 
@@ -68,12 +68,14 @@ def _names(omi: pathlib.Path) -> list[str]:
         return sorted(archive.namelist())
 
 
-def fake_faces(count: int = 40) -> generator_measures.Faces:
+def fake_faces(count: int = 40) -> generator_measures.FaceData:
     pictures = RANDOM.integers(0, 256, (count, 16, 16, 3), np.uint8)
     weights = np.where(np.arange(count) % 4 == 0, 0, np.where(np.arange(count) % 4 == 1, 1, 1 / 6))
     people = [str(k // 8) for k in range(count)]
     names = [f"{k}.png" for k in range(count)]
-    return generator_measures.Faces(pictures, pictures, names, weights.astype(np.float32), people)
+    return generator_measures.FaceData(
+        pictures, pictures, names, weights.astype(np.float32), people
+    )
 
 
 def test_references_follow_the_weights():
@@ -150,9 +152,9 @@ def test_distances_see_other_pictures(features):
 def test_principal_components():
     """As many as there are pictures give these back; the mean alone gives the mean."""
     trained = RANDOM.integers(0, 256, (9, 8, 8, 3), np.uint8)
-    whole = held_back.principal_components(trained, trained[:3], 100)
+    whole = generator_measures.principal_components(trained, trained[:3], 100)
     assert np.abs(whole.astype(int) - trained[:3]).max() <= 1
-    near = held_back.principal_components(trained, trained[:3], 2).astype(int)
+    near = generator_measures.principal_components(trained, trained[:3], 2).astype(int)
     x = trained.reshape(9, -1).astype(float)
     basis = np.linalg.svd(x - x.mean(0))[2][:2]
     wanted = (x[:3] - x.mean(0)) @ basis.T @ basis + x.mean(0)
@@ -160,7 +162,7 @@ def test_principal_components():
 
 
 def test_untrained_generators_have_their_own_mean(model, generator):
-    fresh = held_back.untrained(model, 5)
+    fresh = generator_measures.untrained(model, 5)
     assert fresh.resolution == generator.resolution
     assert float(jnp.abs(fresh.w_mean[...]).max()) > 0
     w = fresh.mapping(jax.random.normal(jax.random.key(1), (4096, 8)))
@@ -172,7 +174,9 @@ def test_untrained_generators_have_their_own_mean(model, generator):
 def test_losses_of_the_inversion(features):
     faces = fake_faces(40)
     kinds = [
-        held_back.make_loss(features, faces, held_back.Search(feature_weight=f, pixel_weight=p))
+        generator_measures.make_loss(
+            features, faces, generator_measures.InversionPlan(feature_weight=f, pixel_weight=p)
+        )
         for f, p in ((0.0, 1.0), (1.0, 0.0), (0.5, 2.0))
     ]
     assert isinstance(kinds[0], losses.Pixels)
@@ -185,8 +189,8 @@ def test_losses_of_the_inversion(features):
 def test_reconstructions_come_closer(generator):
     """Odd batches: seven faces, three at a time."""
     targets = generator_measures.draw(generator, 7, 1.0, 9)
-    search = held_back.Search(steps=30, batch=3, rate=0.1)
-    pictures, curves = held_back.reconstruct(generator, losses.Pixels(), targets, search)
+    search = generator_measures.InversionPlan(steps=30, batch=3, rate=0.1)
+    pictures, curves = generator_measures.reconstruct(generator, losses.Pixels(), targets, search)
     assert pictures.shape == targets.shape
     assert curves.shape == (7, 30)
     assert (curves[:, -1] < 0.5 * curves[:, 0]).all()

@@ -12,7 +12,7 @@ import pytest
 
 from fxjax import checkpoint, cli, files
 from fxjax.images import save_image
-from fxjax.training import picture_zip
+from fxjax.training import data
 
 NOISE = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
 
@@ -48,7 +48,7 @@ def full(request, tmp_path, monkeypatch) -> Iterator[pathlib.Path]:
     [
         ("a/b/x.png", lambda path: save_image(path, NOISE)),
         ("a/x.png", lambda path: save_image(path, NOISE, note="edited")),
-        ("a/x.zip", lambda path: picture_zip.write(path, [("0.jpg", NOISE)], [])),
+        ("a/x.zip", lambda path: data.write_zip(path, [("0.jpg", NOISE)], [])),
     ],
 )
 def test_a_file_is_named_and_nothing_is_left(full, name, use):

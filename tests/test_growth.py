@@ -12,10 +12,10 @@ from fxjax import checkpoint, cli
 from fxjax.nn import ops
 from fxjax.nn.generator import synthesize
 from fxjax.nn.stylegan2 import StyleGAN2Discriminator
-from fxjax.training import gan_run, growth, snapshot, train_state
+from fxjax.training import gan_run, gan_state
 
 RANDOM = np.random.default_rng(0)
-SMALL = train_state.Settings(
+SMALL = gan_state.GanSettings(
     resolution=16, width_base=256, width_most=24, dim=12, dtype="float32", batch=8, kimg=1.0
 )
 LARGE = dataclasses.replace(SMALL, resolution=32)
@@ -32,17 +32,17 @@ def shaken(module):
 def export(tmp_path_factory):
     """What a run of 16 px exports."""
     folder = tmp_path_factory.mktemp("small")
-    made, judge = train_state.networks(SMALL)
-    state = train_state.begin(SMALL, shaken(made), shaken(judge))
+    made, judge = gan_state.networks(SMALL)
+    state = gan_state.begin(SMALL, shaken(made), shaken(judge))
     state = state._replace(
         images=jnp.int32(5000), strength=jnp.float32(0.3), path_mean=jnp.float32(0.7)
     )
-    snapshot.export(folder, SMALL, state, {})
+    gan_state.export(folder, SMALL, state, {})
     return folder / "export"
 
 
 def start(export, settings=LARGE):
-    return snapshot.start_from(export, snapshot.discriminator_of(export), settings)
+    return gan_state.start_from(export, gan_state.discriminator_of(export), settings)
 
 
 def codes(settings, rows):
@@ -117,20 +117,20 @@ def test_exports_that_do_not_fit_are_refused(export, changes, message):
 def test_a_narrow_discriminator_says_what_growing_takes():
     thin = dataclasses.replace(SMALL, width_base=64)
     (_, judge), (_, large) = (
-        train_state.networks(dataclasses.replace(thin, resolution=size)) for size in (16, 32)
+        gan_state.networks(dataclasses.replace(thin, resolution=size)) for size in (16, 32)
     )
     with pytest.raises(ValueError, match=r"2 channels at 32 px and growing takes 6; raise --width"):
-        growth.discriminator(judge, large)
+        gan_state.grown_discriminator(judge, large)
 
 
 def test_a_discriminator_of_other_widths_is_refused(export, tmp_path):
-    other = StyleGAN2Discriminator(16, (24, 24, 8), rngs=train_state.nnx.Rngs(0))
-    with np.load(snapshot.discriminator_of(export)) as packed:
-        rest = {name: packed[name] for name in snapshot.COUNTS}
+    other = StyleGAN2Discriminator(16, (24, 24, 8), rngs=gan_state.nnx.Rngs(0))
+    with np.load(gan_state.discriminator_of(export)) as packed:
+        rest = {name: packed[name] for name in gan_state.COUNTS}
     flat = {f"discriminator/{n}": np.asarray(a) for n, a in checkpoint.flatten(other).items()}
     np.savez(tmp_path / "other.npz", **flat, **rest)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="is no discriminator of these settings") as caught:
-        snapshot.start_from(export, tmp_path / "other.npz", LARGE)
+        gan_state.start_from(export, tmp_path / "other.npz", LARGE)
     assert "\n" not in str(caught.value)
 
 

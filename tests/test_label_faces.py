@@ -13,7 +13,7 @@ from experiments.making.label_faces import Config
 from fxjax.codes import smile_samples
 from fxjax.codes.smile_samples import Limits
 from fxjax.labels import label_data
-from fxjax.training import data, picture_zip
+from fxjax.training import data
 
 RANDOM = np.random.default_rng(0)
 HALF = label_data.Thresholds(35.0, 65.0)
@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
     for name, column, rows in (("omi", "filename", rated), ("renders", "file", rendered)):
         noise = RANDOM.integers(0, 255, (len(rows), 16, 16, 3), np.uint8)
         pairs = zip((row[column] for row in rows), noise, strict=True)
-        picture_zip.write(folder / f"{name}.zip", pairs, rows)
+        data.write_zip(folder / f"{name}.zip", pairs, rows)
     return folder
 
 

@@ -22,7 +22,7 @@ from fxjax.faces import align, detect, expression, reader
 from fxjax.images import save_image
 from fxjax.nn.landmarks import Landmarks
 from fxjax.training import landmarker as training
-from fxjax.training.landmarker import Faces, Settings
+from fxjax.training.landmarker import LandmarkerSettings, MarkedFaces
 
 SMOKE = train_landmarks.PRESETS["smoke"]
 
@@ -103,10 +103,10 @@ def test_losses_of_expression_and_pose(shipped, face):
 
 def test_views_carry_their_landmarks():
     """A bright dot where each landmark was is where the view's landmark is."""
-    settings = dataclasses.replace(Settings(), size=64)
+    settings = dataclasses.replace(LandmarkerSettings(), size=64)
     picture = np.zeros((1, 64, 64, 3), np.uint8)
     picture[0, 25:28, 19:22] = 255
-    faces = Faces(jnp.asarray(picture), jnp.full((1, 68, 2), jnp.asarray([20.0, 26.0])))
+    faces = MarkedFaces(jnp.asarray(picture), jnp.full((1, 68, 2), jnp.asarray([20.0, 26.0])))
     chosen = jnp.zeros(64, int)
     views, marks = training.draw_views(settings, faces, chosen, jax.random.key(0))
     good = 0
@@ -228,7 +228,7 @@ def test_a_few_steps_learn():
     dots = np.exp(-np.sum((grid[None] - places[:, None, None]) ** 2, -1) / 8)
     pictures = (np.repeat(dots[..., None], 3, 3) * 255).astype(np.uint8)
     marks = np.repeat(places[:, None], 68, 1) + np.linspace(0, 8, 68)[None, :, None] * [1, 0]
-    faces = Faces(jnp.asarray(pictures), jnp.asarray(marks, jnp.float32))
+    faces = MarkedFaces(jnp.asarray(pictures), jnp.asarray(marks, jnp.float32))
     settings = dataclasses.replace(SMOKE, widths=(8, 16, 16), batch=16, kviews=2.4, rate=0.005)
     state, losses = training.fresh(settings), []
     for _ in range(150):

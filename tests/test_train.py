@@ -24,12 +24,13 @@ from trainingruns import one_device
 
 import fxjax
 from fxjax import checkpoint, cli, sharding
+from fxjax.nn import layers
 from fxjax.nn.layers import Average, Noise
 from fxjax.nn.stylegan2 import StyleGAN2, StyleGAN2Discriminator
-from fxjax.training import gan, gan_run, objective, snapshot, train_state
+from fxjax.training import gan, gan_run, gan_state, loop
 
 RANDOM = np.random.default_rng(0)
-TINY = train_state.Settings(
+TINY = gan_state.GanSettings(
     resolution=8, width_base=32, width_most=8, dim=8, dtype="float32", batch=8, kimg=1.0,
     r1_every=2, path_every=2, path_kimg=0.0,
 )  # fmt: skip
@@ -41,7 +42,7 @@ def pictures(count: int, size: int) -> jax.Array:
 
 @pytest.fixture(scope="module")
 def nets() -> tuple[StyleGAN2, StyleGAN2Discriminator]:
-    return train_state.networks(TINY)
+    return gan_state.networks(TINY)
 
 
 def test_moves_are_adam_on_equalised_weights(nets):
@@ -60,13 +61,13 @@ def test_moves_are_adam_on_equalised_weights(nets):
     raw = {name: array / constant[name] for name, array in folded.items() if constant[name]}
     adam: Any = optax.adam(0.002, b1=0.0, b2=0.99, eps=1e-8)
     state, module = adam.init(raw), generator
-    moments = train_state.adam(1.0).init(module)
+    moments = gan_state.adam(1.0).init(module)
     for _ in range(3):
         slopes = {name: RANDOM.normal(size=a.shape) for name, a in folded.items()}
         slopes = {name: jnp.asarray(slope, jnp.float32) for name, slope in slopes.items()}
         updates, state = adam.update({n: slopes[n] * constant[n] for n in raw}, state, raw)
         raw = {name: array + updates[name] for name, array in raw.items()}
-        module, moments = train_state.moved(
+        module, moments = gan_state.moved(
             TINY, module, checkpoint.fill(module, slopes), moments, jnp.float32(0.002), 1.0
         )
     for name, array in checkpoint.flatten(module).items():
@@ -78,7 +79,7 @@ def test_moves_are_adam_on_equalised_weights(nets):
 
 
 def test_noise_images_and_averages_are_not_trained(nets):
-    scales = objective.update_scales(nets[0], 0.01)
+    scales = layers.update_scales(nets[0], 0.01)
     for _, variable in nnx.to_flat_state(nnx.state(scales, (Noise, Average))):
         assert variable.get_value() == 0
     assert scales.const[...] == 1
@@ -88,7 +89,7 @@ def test_noise_images_and_averages_are_not_trained(nets):
 def test_score_pair_keeps_kinds_apart(nets):
     """Scores equal those of each kind alone, though the deviation groups span the batch."""
     real, fake = pictures(8, 8), pictures(8, 8) * 3
-    both = objective.score_pair(nets[1], real, fake)
+    both = gan.score_pair(nets[1], real, fake)
     np.testing.assert_allclose(both[0], nets[1](real), atol=1e-5)
     np.testing.assert_allclose(both[1], nets[1](fake), atol=1e-5)
 
@@ -99,7 +100,7 @@ def test_r1_is_the_squared_jacobian(nets):
         real
     )  # of each score to every picture: groups share them
     wanted = np.sum(np.square(np.sum(np.asarray(jacobian), axis=0))) / 4
-    assert float(objective.r1_penalty(nets[1], real)) == pytest.approx(wanted, rel=1e-5)
+    assert float(gan.r1_penalty(nets[1], real)) == pytest.approx(wanted, rel=1e-5)
     slopes = jnp.sum(jacobian, axis=0)
     step = 1e-3 * slopes / jnp.linalg.norm(slopes)
     change = float(jnp.sum(nets[1](real + step) - nets[1](real - step)))
@@ -110,8 +111,8 @@ def test_path_lengths_are_norms_of_the_jacobian(nets):
     codes = jnp.asarray(RANDOM.normal(size=(3, len(nets[0].rows), 8)), jnp.float32)
     key = jax.random.key(4)
     pull = jax.random.normal(key, (3, 8, 8, 3)) / 8
-    found = objective.path_lengths(nets[0], codes, key)
-    jacobian = jax.jit(jax.jacrev(lambda codes: objective.synthesize(nets[0], codes)))(codes)
+    found = gan.path_lengths(nets[0], codes, key)
+    jacobian = jax.jit(jax.jacrev(lambda codes: gan.synthesize(nets[0], codes)))(codes)
     for i in range(3):
         slopes = np.einsum("hwc,hwcrd->rd", pull[i], jacobian[i, :, :, :, i])
         wanted = np.sqrt(np.mean(np.sum(slopes**2, axis=1)))
@@ -122,14 +123,14 @@ def test_losses_by_hand():
     real, fake = jnp.asarray([0.0, 2.0]), jnp.asarray([-1.0, 1.0])
     log = lambda x: np.log1p(np.exp(x))
     wanted = (log(0) + log(-2)) / 2 + (log(-1) + log(1)) / 2
-    assert float(objective.discriminator_loss(real, fake)) == pytest.approx(wanted, rel=1e-6)
-    assert float(objective.generator_loss(fake)) == pytest.approx((log(1) + log(-1)) / 2, rel=1e-6)
+    assert float(gan.discriminator_loss(real, fake)) == pytest.approx(wanted, rel=1e-6)
+    assert float(gan.generator_loss(fake)) == pytest.approx((log(1) + log(-1)) / 2, rel=1e-6)
 
 
 def test_mixing_swaps_the_later_rows(nets):
-    alike = objective.mixed_codes(nets[0], jax.random.key(0), 64, 0.0)
+    alike = gan.mixed_codes(nets[0], jax.random.key(0), 64, 0.0)
     np.testing.assert_array_equal(alike, jnp.repeat(alike[:, :1], alike.shape[1], axis=1))
-    mixed = np.asarray(objective.mixed_codes(nets[0], jax.random.key(0), 256, 1.0))
+    mixed = np.asarray(gan.mixed_codes(nets[0], jax.random.key(0), 256, 1.0))
     changes = np.any(mixed[:, 1:] != mixed[:, :-1], axis=2)
     np.testing.assert_array_equal(changes.sum(axis=1), 1)  # exactly one cut in each
     assert np.all(changes.sum(axis=0) > 20)  # everywhere
@@ -140,7 +141,7 @@ def test_average_is_the_explicit_sum(nets):
     wanted = {name: np.asarray(array) for name, array in checkpoint.flatten(value).items()}
     for i in range(3):
         value = jax.tree.map(lambda a, i=i: a + i + 1, value)
-        average = objective.averaged(average, value, 0.75)
+        average = gan.averaged(average, value, 0.75)
         for name, array in checkpoint.flatten(value).items():
             wanted[name] = 0.75 * wanted[name] + 0.25 * np.asarray(array)
     for name, array in checkpoint.flatten(average).items():
@@ -148,8 +149,8 @@ def test_average_is_the_explicit_sum(nets):
 
 
 def test_rate_falls_to_a_fifth():
-    state = train_state.begin(TINY, *train_state.networks(TINY))
-    rate = lambda images: float(train_state.rate(TINY, state._replace(images=jnp.int32(images))))
+    state = gan_state.begin(TINY, *gan_state.networks(TINY))
+    rate = lambda images: float(gan_state.rate(TINY, state._replace(images=jnp.int32(images))))
     assert rate(0) == rate(850) == pytest.approx(0.0025)
     assert rate(925) == pytest.approx(0.0025 * 0.6)
     assert rate(1000) == rate(2000) == pytest.approx(0.0005)
@@ -159,8 +160,8 @@ def test_pictures_are_drawn_by_weight():
     pixels = np.repeat(np.arange(4, dtype=np.uint8)[:, None, None, None] * 60, 8, 1)
     pixels = np.broadcast_to(pixels, (4, 8, 8, 3))
     settings = dataclasses.replace(TINY, batch=4096, strength=0.0)
-    state = train_state.begin(settings, *train_state.networks(TINY))
-    pictures = train_state.Data(jnp.asarray(pixels), jnp.asarray([1.0, 0.0, 1 / 6, 1.0]))
+    state = gan_state.begin(settings, *gan_state.networks(TINY))
+    pictures = gan_state.Data(jnp.asarray(pixels), jnp.asarray([1.0, 0.0, 1 / 6, 1.0]))
     split = jax.sharding.NamedSharding(one_device(), jax.sharding.PartitionSpec("batch"))
     draw = jax.jit(functools.partial(gan._augmented_reals, settings, split))
     real = draw(jax.random.key(0), state, pictures)
@@ -172,12 +173,12 @@ def test_pictures_are_drawn_by_weight():
 def test_the_first_path_lengths_start_their_mean():
     """From a mean of 0 the penalty would pull all lengths to 0 for thousands of steps."""
     split = jax.sharding.NamedSharding(one_device(), jax.sharding.PartitionSpec("batch"))
-    pixels = train_state.Data(jnp.zeros((1, 8, 8, 3), jnp.uint8), jnp.ones(1))
+    pixels = gan_state.Data(jnp.zeros((1, 8, 8, 3), jnp.uint8), jnp.ones(1))
     step = jax.jit(functools.partial(gan.regularize_generator, TINY, split))
-    state, first = step(train_state.fresh(TINY), pixels)
+    state, first = step(gan_state.fresh(TINY), pixels)
     assert float(first["path_mean"]) > 0
-    codes = objective.mixed_codes(state.generator, jax.random.key(0), 64, 0.9)
-    lengths = objective.path_lengths(state.generator, codes, jax.random.key(1))
+    codes = gan.mixed_codes(state.generator, jax.random.key(0), 64, 0.9)
+    lengths = gan.path_lengths(state.generator, codes, jax.random.key(1))
     np.testing.assert_allclose(first["path_mean"], jnp.mean(lengths), rtol=0.5)
     _, second = step(state, pixels)
     np.testing.assert_allclose(second["path_mean"], first["path_mean"], rtol=0.02)
@@ -207,7 +208,7 @@ def pictures_folder(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="module")
 def once():
     """Lets all runs of this module share their compiled steps: they are of equal shapes."""
-    keep: dict[tuple[train_state.Settings, int], gan.Programs] = {}
+    keep: dict[tuple[gan_state.GanSettings, int], gan.Programs] = {}
     compile_steps = gan.compiled
 
     def compiled(settings, mesh, pictures):
@@ -233,14 +234,14 @@ def whole_run(pictures_folder, once, tmp_path_factory) -> pathlib.Path:
 
 
 def saved(out: pathlib.Path) -> dict[str, np.ndarray]:
-    return trainingruns.saved(out, SMOKE, lambda: train_state.fresh(SMOKE))
+    return trainingruns.saved(out, SMOKE, lambda: gan_state.fresh(SMOKE))
 
 
 def test_smoke_trains(whole_run):
     arrays = saved(whole_run)
     assert arrays[".images"] == 400
     assert arrays[".broken"] == -1
-    start = trainingruns.named(train_state.fresh(SMOKE))
+    start = trainingruns.named(gan_state.fresh(SMOKE))
     moved = [
         np.abs(arrays[name] - array).max()
         for name, array in start.items()
@@ -277,7 +278,7 @@ def test_export_is_the_average_and_goes_on(whole_run, pictures_folder, once, tmp
     packed = np.load(whole_run / "training" / "discriminator.npz", allow_pickle=False)
     assert packed["discriminator/score/kernel"].dtype == np.float16
     assert packed["images"] == 400
-    state = snapshot.start_from(
+    state = gan_state.start_from(
         whole_run / "export", whole_run / "training" / "discriminator.npz", SMOKE
     )
     assert int(state.images) == 400
@@ -308,8 +309,8 @@ def test_four_devices_are_one_device(once):
     ends = []
     for mesh in (one_device(), sharding.mesh()):
         weights = np.linspace(0, 1, 24, dtype=np.float32)
-        pictures = sharding.replicate(train_state.Data(pixels, weights), mesh)  # pyright: ignore
-        state = sharding.replicate(train_state.fresh(SMOKE), mesh)
+        pictures = sharding.replicate(gan_state.Data(pixels, weights), mesh)  # pyright: ignore
+        state = sharding.replicate(gan_state.fresh(SMOKE), mesh)
         programs = gan.compiled(SMOKE, mesh, 24)
         assert programs.regularize_discriminator is not None
         assert programs.regularize_generator is not None
@@ -368,17 +369,17 @@ def test_an_older_discriminator_is_refused(whole_run, tmp_path):
         older = dict(packed) | {"images": np.int32(200)}
     np.savez(tmp_path / "older.npz", **older)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"saw 200 pictures and the generator .* 400: they are"):
-        snapshot.start_from(whole_run / "export", tmp_path / "older.npz", SMOKE)
+        gan_state.start_from(whole_run / "export", tmp_path / "older.npz", SMOKE)
 
 
 def test_broken_loss_stops_and_keeps_the_good(whole_run, pictures_folder, once, tmp_path):
     out = tmp_path / "broken"
     shutil.copytree(whole_run / "checkpoints", out / "checkpoints")
-    state = train_state.fresh(SMOKE)
+    state = gan_state.fresh(SMOKE)
     state.generator.const[...] = jnp.full_like(state.generator.const[...], jnp.nan)
     state = state._replace(images=jnp.int32(160))
     shutil.rmtree(out / "checkpoints" / "0000000400")
-    snapshot.save(out / "checkpoints", SMOKE, state)
+    loop.save_checkpoint(out / "checkpoints", SMOKE, state)
     with pytest.raises(ValueError, match=r"not finite from step 21 \(image 168\)"):
         gan_run.run(options(pictures_folder, out), SMOKE)
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["0000000160"]

@@ -19,18 +19,18 @@ import trainingruns
 import fxjax
 from fxjax import checkpoint, cli
 from fxjax.faces.expression import MIRROR
-from fxjax.training import face_features, feature_run, labelled_faces
-from fxjax.training.face_features import Faces, Settings
+from fxjax.training import face_features, feature_run
+from fxjax.training.face_features import FeatureSettings, RatedFaces
 
 RANDOM = np.random.default_rng(0)
-TINY = Settings(widths=(4, 4, 6, 6), size=16, batch=8, kviews=0.08, embedding=5)
+TINY = FeatureSettings(widths=(4, 4, 6, 6), size=16, batch=8, kviews=0.08, embedding=5)
 
 
-def tiny_faces(count: int = 12, ratings: int = 3) -> Faces:
+def tiny_faces(count: int = 12, ratings: int = 3) -> RatedFaces:
     side = 2 * TINY.size
     coarse = RANDOM.integers(0, 256, (count, 3, 3, 3), np.uint8)
     patterns = [cv2.resize(each, (side, side), interpolation=cv2.INTER_CUBIC) for each in coarse]
-    return Faces(
+    return RatedFaces(
         jnp.asarray(np.stack([patterns[k // 2] for k in range(count)])),
         jnp.ones((count,), jnp.float32),
         jnp.arange(count, dtype=jnp.int32) // 2,
@@ -42,7 +42,7 @@ def tiny_faces(count: int = 12, ratings: int = 3) -> Faces:
 
 
 @pytest.fixture(scope="module")
-def faces() -> Faces:
+def faces() -> RatedFaces:
     return tiny_faces()
 
 
@@ -77,7 +77,7 @@ def test_views_carry_their_landmarks():
     pictures[0, 52:56, 40:44] = 255  # rows 52-55, columns 40-43: centre (41.5, 53.5)
     landmarks[0, :, :] = [41.5 - 63.5, 53.5 - 63.5]
     one = jnp.ones((1,), bool)
-    faces = Faces(
+    faces = RatedFaces(
         jnp.asarray(pictures),
         jnp.ones((1,), jnp.float32),
         jnp.zeros((1,), jnp.int32),
@@ -238,8 +238,8 @@ def files(tmp_path) -> dict[str, str]:
 SMOKE = feature_run.PRESETS["smoke"]
 
 
-def read(files: dict[str, str]) -> tuple[Faces, Faces]:
-    return labelled_faces.read(files["data"], files["table"], files["landmarks"], SMOKE)
+def read(files: dict[str, str]) -> tuple[RatedFaces, RatedFaces]:
+    return feature_run.read_faces(files["data"], files["table"], files["landmarks"], SMOKE)
 
 
 def test_faces_are_read_and_split(files):

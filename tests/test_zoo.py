@@ -14,7 +14,7 @@ from fxjax import assess, checkpoint, zoo
 from fxjax.codes import smile_samples
 from fxjax.images import load_image
 from fxjax.labels.engine import LabelEngine
-from fxjax.training import snapshot, train_state
+from fxjax.training import gan_state
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +77,9 @@ def test_it_is_small_and_has_a_card(home):
 
 def test_training_can_go_on_from_a_clone(home, root):
     """The discriminator that is kept is the shipped generator's own."""
-    settings = train_state.Settings(**checkpoint.read_card(home)["settings"])
+    settings = gan_state.GanSettings(**checkpoint.read_card(home)["settings"])
     kept = root / "training" / "faces128" / "discriminator.npz"
-    state = snapshot.start_from(home, kept, settings)
+    state = gan_state.start_from(home, kept, settings)
     assert int(state.images) == checkpoint.read_card(home)["images"]
 
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, SingleDeviceSharding
 
-from fxjax.training import snapshot
+from fxjax.training import loop
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -42,7 +42,7 @@ def saved(
     """The newest checkpoint of the run in `out`, of a state like `fresh()`."""
     one = SingleDeviceSharding(jax.devices()[0])
     folder = pathlib.Path(out, "checkpoints")
-    found = snapshot.restore(folder, settings, jax.eval_shape(fresh), one)
+    found = loop.restore_checkpoint(folder, settings, jax.eval_shape(fresh), one)
     assert found is not None
     return named(found)
 

@@ -13,7 +13,8 @@ from fxjax import checkpoint, files, load, zoo
 from fxjax.codes.seeds import draw, map_seeds, one_hot
 from fxjax.faces import detect
 from fxjax.images import save_image
-from fxjax.training import face_features, feature_run, gan, generator_measures, snapshot
+from fxjax.nn.generator import code_statistics
+from fxjax.training import face_features, feature_run, gan_state, generator_measures
 from fxjax.types import Photo
 
 PSI = 0.7  # of the sample pictures
@@ -88,7 +89,7 @@ def pack(
     if "statistics" in source["parts"]:
         statistics = checkpoint.flatten(load(generator, part="statistics"))
     else:
-        mean, covariance = gan.code_statistics(made)
+        mean, covariance = code_statistics(made)
         statistics = {"mean": mean, "covariance": covariance}
         made.w_mean[...] = mean
     if features == "random":
@@ -134,7 +135,7 @@ def pack(
 
 def discriminator(generator: str) -> bytes:
     """The file that the trainer exported with this generator. FileNotFoundError if it is gone."""
-    beside = snapshot.discriminator_of(generator)
+    beside = gan_state.discriminator_of(generator)
     if not beside.exists():
         raise FileNotFoundError(f"no {beside}; the trainer writes it with its export")
     return beside.read_bytes()

@@ -16,7 +16,7 @@ from experiments.making import label_sources
 from experiments.making.label_sources import Config
 from fxjax.cli import launch
 from fxjax.codes.smile_samples import Reader
-from fxjax.training import picture_zip
+from fxjax.training import data
 
 
 def main(config: Config) -> None:
@@ -28,7 +28,7 @@ def main(config: Config) -> None:
             f"--samples={config.samples} --no_smile={config.no_smile} --smile={config.smile}: want "
             "0 or at least 40 samples, and less smile for none"
         )
-    picture_zip.table_of(config.dst)  # before the work: is it a zip?
+    data.table_of(config.dst)  # before the work: is it a zip?
     rendered = list(label_sources.rendered(config)) if config.renders else []
     reader = Reader()
     rated = list(label_sources.rated(config, reader)) if config.data else []
@@ -45,7 +45,7 @@ def main(config: Config) -> None:
             rows.append({**names, "source": source, "held_back": str(int(apart)), "pair": pair})
     if not rows:
         raise ValueError("no pictures: give --data and --table, --renders or --samples")
-    picture_zip.write(config.dst, (each[:2] for each in kept), rows)
+    data.write_zip(config.dst, (each[:2] for each in kept), rows)
     for (source, name), count in sorted(counts.items()):
         print(f"{source}: {count} {name}")
     held = sum(int(row["held_back"]) for row in rows)

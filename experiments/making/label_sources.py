@@ -9,7 +9,7 @@ from fxjax import load, tables
 from fxjax.codes import smile_samples
 from fxjax.codes.smile_samples import Limits, Reader, Sample
 from fxjax.labels import label_data
-from fxjax.training import data, picture_zip
+from fxjax.training import data
 
 # Manipulations that turn a straight face into a smile or back; others show the same 30 again.
 SMILING = ("dominant", "outgoing", "trustworthy")
@@ -101,7 +101,7 @@ def drawn(config: Config, reader: Reader) -> Iterator[tuple[str, bool, Sample]]:
 def rendered(config: Config) -> Iterator[tuple[str, bool, Sample]]:
     """The same for renders."""
     pictures, names = data.read_pictures(config.renders, config.size)
-    table = picture_zip.table_of(config.renders)
+    table = data.table_of(config.renders)
     rows = {row.get("file"): row for row in tables.read(table)}
     for name, picture in zip(names, pictures, strict=True):
         if not {"expression", "person"} <= rows.get(name, {}).keys():

@@ -25,7 +25,7 @@ from fxjax.cli import launch
 from fxjax.codes import smile_samples
 from fxjax.faces import align, detect
 from fxjax.training import data
-from fxjax.training.landmark_data import NAMES, packed, part
+from fxjax.training.landmarker import NAMES, packed, part
 from fxjax.types import Photo
 
 PSI = (0.7, 0.85, 1.0)  # truncations of the samples, in turn

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from experiments.making import renders
 from fxjax.cli import launch
-from fxjax.training import picture_zip
+from fxjax.training import data
 from fxjax.types import AnyPhoto
 
 
@@ -37,7 +37,7 @@ def main(config: Config) -> None:
             f"--count={config.count} --size={config.size} --seed={config.seed}: want at least one "
             "person, 16 pixels and a seed of 0 or more"
         )
-    picture_zip.table_of(config.dst)  # before the work: is it a zip?
+    data.table_of(config.dst)  # before the work: is it a zip?
     model, rows = renders.load(config.model), []
 
     def drawn() -> Iterator[tuple[str, AnyPhoto]]:
@@ -48,7 +48,7 @@ def main(config: Config) -> None:
                 yield name, picture
                 rows.append({"file": name, "expression": expression, "person": f"ict{person}"})
 
-    picture_zip.write(config.dst, drawn(), rows)
+    data.write_zip(config.dst, drawn(), rows)
     print(f"wrote {config.dst} and its table: {config.count} people, {len(rows)} pictures")
 
 

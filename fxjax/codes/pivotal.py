@@ -26,7 +26,7 @@ from fxjax import files
 from fxjax.codes import invert
 from fxjax.losses import Embedding, Loss
 from fxjax.nn.generator import Generator
-from fxjax.training import objective
+from fxjax.nn.layers import update_scales
 from fxjax.types import Code, Codes, Images
 
 Module = TypeVar("Module", bound=nnx.Module)
@@ -105,7 +105,7 @@ def _tune(
     if noise is not None:
         original = invert.with_noise(original, noise)
     graph, weights, rest = nnx.split(original, TUNED, ...)
-    scales = nnx.state(objective.update_scales(original, 0.0), TUNED)
+    scales = nnx.state(update_scales(original, 0.0), TUNED)
     adam = optax.scale_by_adam()
 
     def draw(generator: Generator, code: Code) -> Images:

@@ -5,6 +5,7 @@ takes a state and one code row to the next state, `image` reads the picture off 
 that agree on their first rows share those states, which the search over masks lives on.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -14,6 +15,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, ScalarLike
 
+from fxjax.nn import ops
 from fxjax.nn.layers import Average, Noise
 from fxjax.types import Codes, Images
 
@@ -137,3 +139,14 @@ class Statistics(nnx.Module):
         del dtype, param_dtype, rngs  # what `fxjax.load` gives every part
         self.mean = Average(jnp.zeros((dim,), jnp.float32))
         self.covariance = Average(jnp.zeros((dim, dim), jnp.float32))
+
+
+@functools.partial(jax.jit, static_argnames="count")
+def code_statistics(
+    generator: Generator, count: int = 32768
+) -> tuple[Float[Array, " dim"], Float[Array, "dim dim"]]:
+    """Mean and covariance of w over `count` fixed random z."""
+    w = generator.mapping(jax.random.normal(jax.random.key(0), (count, generator.latent)))
+    mean = jnp.mean(w, axis=0)
+    offsets = w - mean
+    return mean, jnp.matmul(offsets.T, offsets, precision=ops.EXACT) / count

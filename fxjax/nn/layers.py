@@ -7,14 +7,18 @@ by it instead, which is the same for Adam.
 
 import itertools
 from collections.abc import Sequence
+from typing import TypeVar
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from fxjax.nn import ops
 from fxjax.types import Features
+
+Module = TypeVar("Module", bound=nnx.Module)
 
 
 class Noise(nnx.Variable):
@@ -161,3 +165,24 @@ def check_widths(resolution: int, widths: Sequence[int]) -> None:
         raise ValueError(
             f"{resolution} px needs {levels(resolution)} widths (4 px first), got {len(widths)}"
         )
+
+
+def update_scales(module: Module, mapping_rate: float) -> Module:
+    """For each weight the constant by which the equalised learning rate would multiply it.
+
+    Kernels: 1 / sqrt(inputs); biases, noise strengths and the constant: 1; in the mapping all are
+    times `mapping_rate`; 0 for what is not trained. Adam sees the gradient of the stored weight
+    (times the constant) and its step moves the effective weight by the constant again.
+    Source: arXiv:1710.10196, section 4.1.
+    """
+
+    def scale(path: tuple, variable: nnx.Variable) -> nnx.Variable:
+        value = 1.0 if isinstance(variable, nnx.Param) else 0.0
+        if path[-1] == "kernel":
+            value *= float(np.prod(variable.get_value().shape[:-1])) ** -0.5
+        if path[0] == "mapping":
+            value *= mapping_rate
+        return variable.replace(jnp.asarray(value, jnp.float32))
+
+    graph, state = nnx.split(module)
+    return nnx.merge(graph, nnx.map_state(scale, state))

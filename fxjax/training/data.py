@@ -1,13 +1,17 @@
-"""Training pictures: a folder or zip of images in memory, their weights, and who is held back."""
+"""Training pictures: a folder or zip of images in memory, their weights, and who is held back.
+
+`write_zip` makes such a zip of JPEGs, with its table beside it.
+"""
 
 import collections
 import contextlib
 import hashlib
+import io
 import math
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -15,7 +19,7 @@ from etils import epath
 from jaxtyping import Float
 
 from fxjax import files, images, tables
-from fxjax.types import Photos
+from fxjax.types import AnyPhoto, Photos
 
 LARGEST = 2**26  # bytes of one picture file, unpacked
 HELD_BACK = {"base": 100, "manipulated": 3}  # people of each kind that are never trained on
@@ -224,3 +228,31 @@ def _zip(source: epath.Path) -> Iterator[tuple[str, bytes]]:
             if len(encoded) > LARGEST:
                 raise ValueError(f"{source}: {name} unpacks to more than {LARGEST >> 20} MiB")
             yield name, encoded
+
+
+def write_zip(
+    path: epath.PathLike,
+    pictures: Iterable[tuple[str, AnyPhoto]],
+    rows: Sequence[Mapping[str, str]],
+) -> None:
+    """Writes pictures by name, and the rows as a CSV of the same name; the same bytes each time.
+
+    Raises OSError.
+    """
+    target, packed = files.absolute(path), io.BytesIO()
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 92]
+    quality += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    with zipfile.ZipFile(packed, "w") as archive:  # stored: JPEG does not shrink further
+        for name, picture in pictures:
+            _, encoded = cv2.imencode(".jpg", picture[..., ::-1], quality)
+            archive.writestr(zipfile.ZipInfo(name, (2024, 1, 1, 0, 0, 0)), encoded.tobytes())
+    files.write(target, packed.getvalue())
+    files.write_table(table_of(target), rows)
+
+
+def table_of(path: epath.PathLike) -> epath.Path:
+    """The table that goes with a zip. ValueError for a path that does not end in .zip."""
+    target = files.absolute(path)
+    if target.suffix.lower() != ".zip":
+        raise ValueError(f"{target} must end in .zip; its table goes beside it as .csv")
+    return target.with_suffix(".csv")

@@ -31,7 +31,7 @@ Predictions = dict[str, Float[Array, "batch _"]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class FeatureSettings:
     """What is trained and how; two runs with equal settings and data are equal."""
 
     widths: Annotated[tuple[int, ...], "channels of the blocks, the last one thrown away"] = (
@@ -50,8 +50,8 @@ class Settings:
     seed: Annotated[int, "of weights, views and all else"] = 0
 
 
-class Faces(NamedTuple):
-    """Labelled pictures of 2 * `Settings.size` pixels, on the device."""
+class RatedFaces(NamedTuple):
+    """Labelled pictures of 2 * `FeatureSettings.size` pixels, on the device."""
 
     pictures: UInt8[Array, "count side side 3"]
     weights: Float[Array, " count"]  # how often each is shown, relative to others
@@ -65,14 +65,14 @@ class Faces(NamedTuple):
 class Network(nnx.Module):
     """The trunk with batch norm, and the heads. The convolutions' biases are the norms'."""
 
-    def __init__(self, settings: Settings, ratings: int, *, rngs: nnx.Rngs):
+    def __init__(self, settings: FeatureSettings, ratings: int, *, rngs: nnx.Rngs):
         widths = settings.widths
         self.trunk = VGG16(widths, mean=(0.0,) * 3, deviation=(1.0,) * 3, bgr=False, rngs=rngs)
         each = [width for width, n in zip(widths, BLOCKS, strict=False) for _ in range(n)]
         self.gains = nnx.List(nnx.Param(jnp.ones((width,), jnp.float32)) for width in each)
         self.means = nnx.List(Average(jnp.zeros((width,), jnp.float32)) for width in each)
         self.squares = nnx.List(Average(jnp.ones((width,), jnp.float32)) for width in each)
-        self.heads = Heads(settings, ratings, rngs=rngs)
+        self.heads = TaskHeads(settings, ratings, rngs=rngs)
 
     def __call__(self, views: Images) -> tuple[Predictions, list[tuple[Array, Array]]]:
         """The heads' outputs with the batch's own statistics, and these: means and squares."""
@@ -88,10 +88,10 @@ class Network(nnx.Module):
         return self.heads(x), found
 
 
-class Heads(nnx.Module):
+class TaskHeads(nnx.Module):
     """Landmarks, ratings and the contrastive embedding from the last pooling layer."""
 
-    def __init__(self, settings: Settings, ratings: int, *, rngs: nnx.Rngs):
+    def __init__(self, settings: FeatureSettings, ratings: int, *, rngs: nnx.Rngs):
         width, side = settings.widths[-1], settings.size >> len(settings.widths)
         self.landmarks = Dense(side * side * width, 136, rngs=rngs)
         self.ratings = Dense(width, ratings, rngs=rngs)
@@ -117,14 +117,14 @@ class TrainState(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def fresh(settings: Settings, ratings: int) -> TrainState:
+def fresh(settings: FeatureSettings, ratings: int) -> TrainState:
     """The state before the first step."""
     network = Network(settings, ratings, rngs=nnx.Rngs(params=settings.seed))
     moments = optimizer(settings).init(network)  # pyright: ignore[reportArgumentType]
     return TrainState(network, moments, jnp.zeros((), jnp.int32), jnp.full((), -1, jnp.int32))
 
 
-def optimizer(settings: Settings) -> optax.GradientTransformation:
+def optimizer(settings: FeatureSettings) -> optax.GradientTransformation:
     """See `warmed`."""
     return warmed(settings.rate, settings.kviews, settings.batch)
 
@@ -138,7 +138,7 @@ def warmed(rate: float, kviews: float, batch: int) -> optax.GradientTransformati
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def train_step(
-    settings: Settings, state: TrainState, faces: Faces
+    settings: FeatureSettings, state: TrainState, faces: RatedFaces
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One step of Adam on two views of each of batch / 2 faces."""
     key = jax.random.fold_in(jax.random.key(settings.seed), state.images)
@@ -170,7 +170,7 @@ def train_step(
     return TrainState(network, moments, seen, broken), metrics
 
 
-def pairs(faces: Faces, key: Array, batch: int) -> Int[Array, " batch"]:
+def pairs(faces: RatedFaces, key: Array, batch: int) -> Int[Array, " batch"]:
     """Pictures by weight, and after them as many of the same people (or the same pictures)."""
     first, second = jax.random.split(key)
     odds = jnp.log(faces.weights)
@@ -181,7 +181,7 @@ def pairs(faces: Faces, key: Array, batch: int) -> Int[Array, " batch"]:
 
 
 def draw_views(
-    settings: Settings, faces: Faces, chosen: Int[Array, " batch"], key: Array
+    settings: FeatureSettings, faces: RatedFaces, chosen: Int[Array, " batch"], key: Array
 ) -> tuple[Images, Float[Array, "batch 136"]]:
     """Random views of the chosen pictures, and their standardised landmarks.
 
@@ -248,13 +248,13 @@ def draw_color(key: Array, batch: int) -> Float[Array, "batch 4 4"]:
 
 
 def standard_landmarks(
-    faces: Faces, landmarks: Float[Array, "batch 68 2"]
+    faces: RatedFaces, landmarks: Float[Array, "batch 68 2"]
 ) -> Float[Array, "batch 136"]:
     """Landmarks in half sides of a view less the mean face, over `SPREAD`."""
     return ((landmarks - mean_face(faces)) / SPREAD).reshape(len(landmarks), 136)
 
 
-def mean_face(faces: Faces) -> Float[Array, "68 2"]:
+def mean_face(faces: RatedFaces) -> Float[Array, "68 2"]:
     """The mean landmarks of the unchanged pictures, in half sides."""
     known = faces.located[:, None, None]
     return jnp.sum(faces.landmarks * known, axis=0) / jnp.sum(known) / (faces.pictures.shape[1] / 2)

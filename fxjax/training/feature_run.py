@@ -1,4 +1,4 @@
-"""The run behind `experiments.train_features`: labelled data, presets, and the export."""
+"""The run behind `experiments.train_features`: faces with labels, presets, and the export."""
 
 import dataclasses
 import functools
@@ -6,21 +6,27 @@ import math
 from typing import Annotated, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from jaxtyping import Float
 
-from fxjax import checkpoint, images, sharding
+from fxjax import checkpoint, files, images, sharding
 from fxjax.nn.vgg16 import VGG16
-from fxjax.training import face_features, labelled_faces, loop
-from fxjax.training.face_features import Faces, Settings, TrainState
+from fxjax.training import data, face_features, loop
+from fxjax.training.face_features import FeatureSettings, RatedFaces, TrainState
 from fxjax.types import Images
 
 PRESETS = {
-    "faces": Settings(),
-    "smoke": Settings(widths=(4, 4, 8, 8), size=16, batch=8, kviews=0.16, embedding=8),
+    "faces": FeatureSettings(),
+    "smoke": FeatureSettings(widths=(4, 4, 8, 8), size=16, batch=8, kviews=0.16, embedding=8),
 }
 SCALING = 128  # pictures whose mean squares the features are scaled by
 JUDGED = 256  # held-back pictures on which the tasks are measured, at most
+TRUSTED = 4.0  # pixels of 256 by which two landmarkers may differ
+LABELS = frozenset(
+    "filename source_path source_id kind attribute level training_weight held_back".split()
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,13 +42,13 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True)
-class Kept(Settings):
+class Kept(FeatureSettings):
     """The settings that a checkpoint must have: there are as many ratings as in the table."""
 
     ratings: int = 0
 
 
-def run(options: Run, settings: Settings) -> None:
+def run(options: Run, settings: FeatureSettings) -> None:
     """Trains until all views are shown or until SIGTERM or Ctrl-C, saves, exports the features.
 
     Raises ValueError for bad data or settings, or if the loss is not finite; KeyboardInterrupt
@@ -53,7 +59,7 @@ def run(options: Run, settings: Settings) -> None:
             f"--batch={settings.batch} must be even and --size={settings.size} a multiple of "
             f"{1 << len(settings.widths)}, which {len(settings.widths)} blocks halve it by"
         )
-    faces, held_back = labelled_faces.read(options.data, options.table, options.landmarks, settings)
+    faces, held_back = read_faces(options.data, options.table, options.landmarks, settings)
     ratings = faces.ratings.shape[1]
     kept = Kept(**dataclasses.asdict(settings), ratings=ratings)
     fresh = functools.partial(face_features.fresh, settings, ratings)
@@ -77,7 +83,11 @@ def run(options: Run, settings: Settings) -> None:
 
 
 def export(
-    options: Run, settings: Settings, state: TrainState, faces: Faces, held_back: Faces
+    options: Run,
+    settings: FeatureSettings,
+    state: TrainState,
+    faces: RatedFaces,
+    held_back: RatedFaces,
 ) -> None:
     """Writes the folded, scaled features without the last block, and how well they learned."""
     measured = judge(settings, state, faces, held_back)
@@ -113,7 +123,7 @@ def architecture(trunk: VGG16) -> dict[str, Any]:
 
 
 def judge(
-    settings: Settings, state: TrainState, faces: Faces, held_back: Faces
+    settings: FeatureSettings, state: TrainState, faces: RatedFaces, held_back: RatedFaces
 ) -> dict[str, float | int]:
     """The tasks on whole held-back pictures, with the folded trunk.
 
@@ -142,7 +152,74 @@ def judge(
     return measured
 
 
-def _whole(faces: Faces, count: int) -> Images:
+def _whole(faces: RatedFaces, count: int) -> Images:
     """The first unchanged pictures at the size of the views."""
     pictures = images.from_uint8(faces.pictures[:count])
     return face_features.losses.shrink(pictures, faces.pictures.shape[1] // 2)
+
+
+def read_faces(
+    path: epath.PathLike,
+    table: epath.PathLike,
+    landmark_file: epath.PathLike,
+    settings: FeatureSettings,
+) -> tuple[RatedFaces, RatedFaces]:
+    """The faces to train on, and those held back. ValueError if labels are missing."""
+    pictures, names = data.read_pictures(path, 2 * settings.size)
+    weights = data.read_weights(table, names)
+    rows = {row["filename"]: row for row in data.read_table(table)}
+    source = files.absolute(landmark_file)
+    if not source.exists():
+        raise FileNotFoundError(f"no landmark file at {source}")
+    try:
+        with source.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            places = {name: k for k, name in enumerate(arrays["filename"].tolist())}
+            landmarks, check = arrays["landmarks"], arrays["check_px"]
+    except (KeyError, ValueError, OSError) as error:
+        raise ValueError(f"{source} lacks filename, landmarks or check_px: {error}") from None
+    if missing := [name for name in names if name not in places]:
+        raise ValueError(f"{source} lacks {len(missing)} pictures, the first is {missing[0]}")
+    chosen = [places[name] for name in names]
+    ratings, rated = _ratings([rows[name] for name in names], weights > 0)
+    people = {rows[name]["kind"] + rows[name]["source_id"] for name in names}
+    number = {person: k for k, person in enumerate(sorted(people))}
+    side = 2 * settings.size
+    columns = {
+        "pictures": pictures,
+        "weights": weights,
+        "people": np.asarray(
+            [number[rows[name]["kind"] + rows[name]["source_id"]] for name in names], np.int32
+        ),
+        # pixel centres at whole numbers, so the middle of 256 pixels is at 127.5
+        "landmarks": ((landmarks[chosen] - 127.5) * (side / 256)).astype(np.float32),
+        "located": check[chosen] <= TRUSTED,
+        "ratings": ratings,
+        "rated": rated,
+    }
+
+    def part(kept: np.ndarray, least: int, what: str) -> RatedFaces:
+        if kept.sum() < least:
+            raise ValueError(f"{path} has {kept.sum()} pictures {what}; want {least}")
+        return RatedFaces(**{name: jnp.asarray(column[kept]) for name, column in columns.items()})
+
+    return part(weights > 0, settings.batch, "to train on"), part(weights == 0, 1, "held back")
+
+
+def _ratings(
+    rows: list[dict[str, str]], trained: np.ndarray
+) -> tuple[Float[np.ndarray, "count ratings"], np.ndarray]:
+    """Standardised ratings (0 where there is none), and which pictures have them."""
+    columns = [name for name in rows[0] if name not in LABELS]
+    rated = np.asarray([bool(columns) and all(row[name] for name in columns) for row in rows])
+    if not (rated & trained).any():
+        print("the table has no ratings: only landmarks and people are learned", flush=True)
+        return np.zeros((len(rows), 1), np.float32), np.zeros(len(rows), bool)
+    values = np.zeros((len(rows), len(columns)), np.float32)
+    values[rated] = [
+        [float(row[name]) for name in columns]
+        for row, known in zip(rows, rated, strict=True)
+        if known
+    ]
+    known = values[rated & trained]
+    scaled = (values - known.mean(0)) / np.maximum(known.std(0), 1e-3)
+    return np.where(rated[:, None], scaled, 0).astype(np.float32), rated

@@ -1,4 +1,4 @@
-"""Training of a StyleGAN2: the compiled steps that take state to state.
+"""Training of a StyleGAN2 (arXiv:1912.04958): its losses and penalties, and the compiled steps.
 
 Everything random follows from the seed and the count of images seen, so a run that goes on from a
 saved state is the run that was never stopped: on CPUs bit for bit, on GPUs to rounding, since their
@@ -8,29 +8,32 @@ sums have no fixed order.
 import concurrent.futures
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, ScalarLike
 
 from fxjax import images
-from fxjax.nn import ops
-from fxjax.nn.stylegan2 import StyleGAN2
-from fxjax.training import augment, objective
-from fxjax.training.train_state import (
+from fxjax.nn.generator import synthesize, with_random_noise
+from fxjax.nn.stylegan2 import StyleGAN2, StyleGAN2Discriminator
+from fxjax.training import augment
+from fxjax.training.gan_state import (
     Data,
-    Settings,
+    GanSettings,
     TrainState,
     fresh,
     moved_discriminator,
     moved_generator,
     rate,
 )
-from fxjax.types import Images
+from fxjax.types import Codes, Images
 
 Metrics = dict[str, Float[Array, ""]]
+Scores = Float[Array, " batch"]
+Module = TypeVar("Module", bound=nnx.Module)
 
 
 class Programs(NamedTuple):
@@ -44,7 +47,7 @@ class Programs(NamedTuple):
     regularize_generator: Callable[[TrainState, Data], tuple[TrainState, Metrics]] | None
 
 
-def compiled(settings: Settings, mesh: Mesh, pictures: int) -> Programs:
+def compiled(settings: GanSettings, mesh: Mesh, pictures: int) -> Programs:
     """Compiles the steps ahead of time, side by side, for that many training pictures.
 
     The batch is split over the mesh, the state is on every device. Neither needs to be there yet.
@@ -85,31 +88,29 @@ def compiled(settings: Settings, mesh: Mesh, pictures: int) -> Programs:
 
 
 def train_step(
-    settings: Settings, split: NamedSharding, state: TrainState, data: Data
+    settings: GanSettings, split: NamedSharding, state: TrainState, data: Data
 ) -> tuple[TrainState, Metrics]:
     """Moves the discriminator, then the generator on the same pictures, then the averages."""
     shown, made, first, second = jax.random.split(_key(settings, state, 0), 4)
     fake, pull_back = jax.vjp(
-        lambda generator: _split(
-            objective.generate(generator, made, settings.batch, settings.mixing), split
-        ),
+        lambda generator: _split(generate(generator, made, settings.batch, settings.mixing), split),
         state.generator,
     )
     real = _augmented_reals(settings, split, shown, state, data)
     seen = augment.augment(jax.lax.stop_gradient(fake), first, state.strength, settings)
 
     def judge(discriminator):
-        scores = objective.score_pair(discriminator, real, seen)
-        return objective.discriminator_loss(*scores), scores
+        scores = score_pair(discriminator, real, seen)
+        return discriminator_loss(*scores), scores
 
     (loss, scores), slopes = jax.value_and_grad(judge, has_aux=True)(state.discriminator)
     state = moved_discriminator(settings, state, slopes)
 
     def convince(fake):
         seen = augment.augment(fake, second, state.strength, settings)
-        return objective.generator_loss(state.discriminator(seen))
+        return generator_loss(state.discriminator(seen))
 
-    generator_loss, slopes = jax.value_and_grad(convince)(fake)
+    loss_generator, slopes = jax.value_and_grad(convince)(fake)
     state = moved_generator(settings, state, pull_back(slopes)[0])
 
     seen_images = state.images + settings.batch
@@ -117,10 +118,10 @@ def train_step(
     decay = 0.5 ** (settings.batch / half_life)
     sign = jnp.mean(jnp.sign(scores[0]))
     strength, sign_sum = _adjusted(settings, state, sign)
-    healthy = jnp.isfinite(loss) & jnp.isfinite(generator_loss)
+    healthy = jnp.isfinite(loss) & jnp.isfinite(loss_generator)
     metrics = {
         "images": seen_images.astype(jnp.float32),
-        "loss_generator": generator_loss,
+        "loss_generator": loss_generator,
         "loss_discriminator": loss,
         "score_real": jnp.mean(scores[0]),
         "score_fake": jnp.mean(scores[1]),
@@ -129,7 +130,7 @@ def train_step(
         "rate": rate(settings, state),
     }
     state = state._replace(
-        average=objective.averaged(state.average, state.generator, decay),
+        average=averaged(state.average, state.generator, decay),
         strength=strength,
         sign_sum=sign_sum,
         images=seen_images,
@@ -139,14 +140,14 @@ def train_step(
 
 
 def regularize_discriminator(
-    settings: Settings, split: NamedSharding, state: TrainState, data: Data
+    settings: GanSettings, split: NamedSharding, state: TrainState, data: Data
 ) -> tuple[TrainState, Metrics]:
     """One step down the gradient penalty, weighted for being taken every `r1_every` steps."""
     real = _augmented_reals(settings, split, _key(settings, state, 1), state, data)
     weight = settings.r1 / 2 * settings.r1_every
 
     def penalty(discriminator):
-        value = objective.r1_penalty(discriminator, real)
+        value = r1_penalty(discriminator, real)
         return value * weight, value
 
     slopes, value = jax.grad(penalty, has_aux=True)(state.discriminator)
@@ -154,7 +155,7 @@ def regularize_discriminator(
 
 
 def regularize_generator(
-    settings: Settings, split: NamedSharding, state: TrainState, data: Data
+    settings: GanSettings, split: NamedSharding, state: TrainState, data: Data
 ) -> tuple[TrainState, Metrics]:
     """One step down the path length penalty, on half a batch, weighted likewise."""
     del data
@@ -163,9 +164,9 @@ def regularize_generator(
     weight = settings.path * settings.path_every
 
     def penalty(generator):
-        codes = objective.mixed_codes(generator, style, batch, settings.mixing)
-        noisy = objective.with_random_noise(generator, noise, batch)
-        lengths = objective.path_lengths(noisy, _split(codes, split), pull)
+        codes = mixed_codes(generator, style, batch, settings.mixing)
+        noisy = with_random_noise(generator, noise, batch)
+        lengths = path_lengths(noisy, _split(codes, split), pull)
         now = jnp.mean(lengths)
         before = jnp.where(state.path_mean > 0, state.path_mean, now)  # the first one starts it
         mean = before + 0.01 * (now - before)
@@ -178,29 +179,18 @@ def regularize_generator(
     return state, {"path_penalty": value, "path_mean": mean}
 
 
-@functools.partial(jax.jit, static_argnames="count")
-def code_statistics(
-    generator: StyleGAN2, count: int = 32768
-) -> tuple[Float[Array, " dim"], Float[Array, "dim dim"]]:
-    """Mean and covariance of w over `count` fixed random z."""
-    w = generator.mapping(jax.random.normal(jax.random.key(0), (count, generator.latent)))
-    mean = jnp.mean(w, axis=0)
-    offsets = w - mean
-    return mean, jnp.matmul(offsets.T, offsets, precision=ops.EXACT) / count
-
-
 def _split(array: Array, split: NamedSharding) -> Array:
     return jax.lax.with_sharding_constraint(array, split)
 
 
-def _key(settings: Settings, state: TrainState, program: int) -> Array:
+def _key(settings: GanSettings, state: TrainState, program: int) -> Array:
     """A key for each program and step, from the seed and the images seen alone."""
     key = jax.random.fold_in(jax.random.key(settings.seed), state.images)
     return jax.random.fold_in(key, program)
 
 
 def _augmented_reals(
-    settings: Settings, split: NamedSharding, key: Array, state: TrainState, data: Data
+    settings: GanSettings, split: NamedSharding, key: Array, state: TrainState, data: Data
 ) -> Images:
     """Real pictures drawn by weight, half of them mirrored, then augmented."""
     order, mirror, change = jax.random.split(key, 3)
@@ -214,7 +204,7 @@ def _augmented_reals(
 
 
 def _adjusted(
-    settings: Settings, state: TrainState, sign: Float[Array, ""]
+    settings: GanSettings, state: TrainState, sign: Float[Array, ""]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Augmentation strength and the sum of signs since its last change."""
     every = settings.strength_every
@@ -229,3 +219,77 @@ def _adjusted(
     )
     due = (state.images // settings.batch + 1) % every == 0
     return jnp.where(due, changed, state.strength), jnp.where(due, 0.0, total)
+
+
+def discriminator_loss(real: Scores, fake: Scores) -> Float[Array, ""]:
+    """Logistic loss: real pictures should score high, generated ones low. Mean over the batch."""
+    return jnp.mean(jax.nn.softplus(-real)) + jnp.mean(jax.nn.softplus(fake))
+
+
+def generator_loss(fake: Scores) -> Float[Array, ""]:
+    """Non-saturating logistic loss: generated pictures should score high. Mean over the batch."""
+    return jnp.mean(jax.nn.softplus(-fake))
+
+
+def score_pair(
+    discriminator: StyleGAN2Discriminator, real: Images, fake: Images
+) -> tuple[Scores, Scores]:
+    """Scores both halves in one pass in which no minibatch-deviation group holds both kinds.
+
+    The discriminator puts image i of a batch of n into group i mod (n / group), so each run of
+    n / group images is filled half with real and half with generated ones.
+    """
+    count, group = real.shape[0], discriminator.group or real.shape[0]
+    group = min(group, count)
+
+    def runs(images: Images) -> Array:
+        return images.reshape(group, count // group, *images.shape[1:])
+
+    both = jnp.concatenate([runs(real), runs(fake)], axis=1)
+    scores = discriminator(both.reshape(2 * count, *real.shape[1:]))
+    scores = scores.reshape(group, 2, count // group)
+    return scores[:, 0].reshape(count), scores[:, 1].reshape(count)
+
+
+def r1_penalty(discriminator: StyleGAN2Discriminator, real: Images) -> Float[Array, ""]:
+    """Mean squared norm of the scores' gradient at `real` (arXiv:1801.04406, equation 9).
+
+    `real` are the pictures as the discriminator sees them, augmented already.
+    """
+    slopes = jax.grad(lambda images: jnp.sum(discriminator(images)))(jax.lax.stop_gradient(real))
+    return jnp.mean(jnp.sum(jnp.square(slopes.astype(jnp.float32)), axis=(1, 2, 3)))
+
+
+def path_lengths(generator: StyleGAN2, codes: Codes, key: Array) -> Scores:
+    """Norm of a random picture's pull on the codes, averaged over rows (equation 4)."""
+
+    def brightness(codes: Codes) -> Float[Array, ""]:
+        images = synthesize(generator, codes)
+        pull = jax.random.normal(key, images.shape) * (images.shape[1] * images.shape[2]) ** -0.5
+        return jnp.sum(images * pull)
+
+    slopes = jax.grad(brightness)(codes)
+    return jnp.sqrt(jnp.mean(jnp.sum(jnp.square(slopes), axis=2), axis=1) + 1e-8)
+
+
+def mixed_codes(generator: StyleGAN2, key: Array, batch: int, mixing: float) -> Codes:
+    """Codes of random z; with probability `mixing`, later rows are of another z."""
+    rows = len(generator.rows)
+    draw, cut, choice = jax.random.split(key, 3)
+    w = generator.mapping(jax.random.normal(draw, (2 * batch, generator.latent)))
+    first, second = w[:batch, None], w[batch:, None]
+    start = jax.random.randint(cut, (batch,), 1, rows)
+    start = jnp.where(jax.random.uniform(choice, (batch,)) < mixing, start, rows)
+    return jnp.where(jnp.arange(rows)[None, :, None] < start[:, None, None], first, second)
+
+
+def generate(generator: StyleGAN2, key: Array, batch: int, mixing: float) -> Images:
+    """Pictures of random mixed codes with fresh noise, as in training."""
+    style, noise = jax.random.split(key)
+    noisy = with_random_noise(generator, noise, batch)
+    return synthesize(noisy, mixed_codes(generator, style, batch, mixing))
+
+
+def averaged(average: Module, module: Module, decay: ScalarLike) -> Module:
+    """One step of the running average of all weights: decay 0 copies `module`."""
+    return jax.tree.map(lambda a, b: b + (a - b) * decay, average, module)

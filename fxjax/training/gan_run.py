@@ -14,18 +14,19 @@ from jaxtyping import Float
 
 from fxjax import images, sharding
 from fxjax.nn import generator as generators
+from fxjax.nn.generator import code_statistics
 from fxjax.nn.stylegan2 import StyleGAN2
-from fxjax.training import data, gan, loop, snapshot, train_state
+from fxjax.training import data, gan, gan_state, loop
 from fxjax.types import Images
 
 PRESETS = {
-    "faces128": train_state.Settings(),
-    "faces256": train_state.Settings(resolution=256, r1=1.0),  # a third more work per picture
-    "faces64": train_state.Settings(
+    "faces128": gan_state.GanSettings(),
+    "faces256": gan_state.GanSettings(resolution=256, r1=1.0),  # a third more work per picture
+    "faces64": gan_state.GanSettings(
         resolution=64, width_base=2048, width_most=128, dim=256, dtype="float32", batch=16,
         kimg=400.0, r1=0.2, path=0.0,
     ),
-    "smoke": train_state.Settings(
+    "smoke": gan_state.GanSettings(
         resolution=16, width_base=128, width_most=16, dim=16, dtype="float32", batch=8, kimg=0.4,
         r1_every=4, path_every=4, path_kimg=0.2,
     ),
@@ -59,7 +60,7 @@ class Run(loop.Rhythm):
     profile_dir: Annotated[str | None, "write a profile of steps 20 to 30 for TensorBoard"] = None
 
 
-def run(options: Run, settings: train_state.Settings) -> None:
+def run(options: Run, settings: gan_state.GanSettings) -> None:
     """Trains until all images are shown, or until SIGTERM or Ctrl-C, and saves.
 
     Raises ValueError for bad data or settings, or if a loss is not finite; KeyboardInterrupt when
@@ -71,7 +72,7 @@ def run(options: Run, settings: train_state.Settings) -> None:
     compiling = pool.submit(gan.compiled, settings, mesh, int(np.sum(weights > 0)))
     pool.shutdown(wait=False)  # a fault of the data is told while this goes on
     pictures = sharding.replicate(_data(options, settings, weights), mesh)
-    fresh = functools.partial(train_state.fresh, settings)
+    fresh = functools.partial(gan_state.fresh, settings)
     start = functools.partial(_start, options, settings)
     state = loop.begin(options.out, settings, fresh, start, mesh)
     first, loaded = int(state.images), time.monotonic() - began
@@ -83,7 +84,7 @@ def run(options: Run, settings: train_state.Settings) -> None:
     )
     extra: gan.Metrics = {}
 
-    def step(state: train_state.TrainState, seen: int) -> tuple[Any, gan.Metrics]:
+    def step(state: gan_state.TrainState, seen: int) -> tuple[Any, gan.Metrics]:
         _profile(options, (seen - first) // settings.batch, state)
         index, seen = seen // settings.batch, seen + settings.batch
         state, metrics = programs.step(state, pictures)
@@ -110,7 +111,7 @@ def run(options: Run, settings: train_state.Settings) -> None:
     loop.loop(job, options, state)
 
 
-def _weights(options: Run, settings: train_state.Settings) -> Float[np.ndarray, " count"]:
+def _weights(options: Run, settings: gan_state.GanSettings) -> Float[np.ndarray, " count"]:
     """How often each picture is shown. ValueError if too few are shown for a batch."""
     names = data.picture_names(options.data)
     weights = np.ones(len(names), np.float32)
@@ -126,28 +127,28 @@ def _weights(options: Run, settings: train_state.Settings) -> Float[np.ndarray, 
 
 
 def _data(
-    options: Run, settings: train_state.Settings, weights: Float[np.ndarray, " count"]
-) -> train_state.Data:
+    options: Run, settings: gan_state.GanSettings, weights: Float[np.ndarray, " count"]
+) -> gan_state.Data:
     """The pictures that are shown at all."""
     pictures, _ = data.read_pictures(options.data, settings.resolution)
     kept = weights > 0
-    return train_state.Data(pictures[kept], weights[kept])  # pyright: ignore[reportArgumentType]
+    return gan_state.Data(pictures[kept], weights[kept])  # pyright: ignore[reportArgumentType]
 
 
-def _start(options: Run, settings: train_state.Settings) -> train_state.TrainState:
+def _start(options: Run, settings: gan_state.GanSettings) -> gan_state.TrainState:
     """New networks, or those of an export."""
     if options.start_from is None:
-        return train_state.fresh(settings)
-    beside = options.start_discriminator or snapshot.discriminator_of(options.start_from)
-    return snapshot.start_from(options.start_from, beside, settings)
+        return gan_state.fresh(settings)
+    beside = options.start_discriminator or gan_state.discriminator_of(options.start_from)
+    return gan_state.start_from(options.start_from, beside, settings)
 
 
-def _export(options: Run, settings: train_state.Settings, state: train_state.TrainState) -> None:
+def _export(options: Run, settings: gan_state.GanSettings, state: gan_state.TrainState) -> None:
     info = {"data": epath.Path(options.data).name, "settings": dataclasses.asdict(settings)}
-    snapshot.export(options.out, settings, state, info)
+    gan_state.export(options.out, settings, state, info)
 
 
-def _draw(options: Run, state: train_state.TrainState) -> dict[str, float | int]:
+def _draw(options: Run, state: gan_state.TrainState) -> dict[str, float | int]:
     """Saves a grid of the average generator's pictures: fixed z at psi 1, below at psi 0.7."""
     made = images.to_uint8(np.asarray(_sample(state.average)))
     path = f"{options.out}/samples/{int(state.images):08d}.png"
@@ -159,13 +160,13 @@ def _draw(options: Run, state: train_state.TrainState) -> dict[str, float | int]
 def _sample(generator: StyleGAN2) -> Images:
     z = jax.random.normal(jax.random.key(1), (GRID, generator.latent))
     w = generator.mapping(z)
-    mean, _ = gan.code_statistics(generator, 4096)
+    mean, _ = code_statistics(generator, 4096)
     both = jnp.concatenate([w, mean + (w - mean) * 0.7])
     wide = jnp.repeat(both[:, None], len(generator.rows), axis=1)
     return generators.synthesize(generator, wide)
 
 
-def _profile(options: Run, step: int, state: train_state.TrainState) -> None:
+def _profile(options: Run, step: int, state: gan_state.TrainState) -> None:
     if options.profile_dir and step in (20, 30):
         jax.block_until_ready(state)
         jax.profiler.start_trace(options.profile_dir) if step == 20 else jax.profiler.stop_trace()

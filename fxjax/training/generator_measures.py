@@ -1,9 +1,9 @@
-"""What `experiments.evaluate_generator` measures of samples: distances, copies, detection, paths.
+"""What `experiments.evaluate_generator` measures: samples, and inversion of held-back faces.
 
 Samples keep the generator's own noise. Judges see pictures enlarged to 256 px (bicubic).
 """
 
-import functools
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,12 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jaxtyping import Array, Float
+from flax import nnx
+from jaxtyping import Array, Float, UInt8
 
 from fxjax import checkpoint, files, images, losses, metrics, zoo
+from fxjax.codes import invert, pivotal
 from fxjax.faces import detect
-from fxjax.faces.align import Landmarks
-from fxjax.nn.generator import Generator, codes, synthesize
+from fxjax.faces.align import Landmarks, eye_distance
+from fxjax.nn.generator import Generator, code_statistics, codes, synthesize
+from fxjax.nn.stylegan2 import StyleGAN2
 from fxjax.nn.vgg16 import VGG16
 from fxjax.training import data, face_features
 from fxjax.types import AnyPhoto, Images, Photos
@@ -29,9 +32,10 @@ BATCH = 16  # pictures at once, always, so that a picture does not depend on how
 POOLED = "block3_conv3"
 EPSILON = 1e-4  # of the path length, in t
 PLACING = 16  # pictures whose mean landmarks say where faces are
+TUNED = "inversion"  # the maker that is also tuned
 
 
-class Faces(NamedTuple):
+class FaceData(NamedTuple):
     """The data: pictures at their own size and at the generator's, and who may be trained on."""
 
     originals: Photos
@@ -41,7 +45,7 @@ class Faces(NamedTuple):
     people: list[str]
 
 
-def read_faces(path: epath.PathLike, table: epath.PathLike, size: int, resolution: int) -> Faces:
+def read_faces(path: epath.PathLike, table: epath.PathLike, size: int, resolution: int) -> FaceData:
     """Reads pictures of `size` pixels. ValueError if none is held back, or they are too small."""
     if size < resolution:
         raise ValueError(f"--data_size={size}: the generator makes {resolution} px pictures")
@@ -50,11 +54,16 @@ def read_faces(path: epath.PathLike, table: epath.PathLike, size: int, resolutio
     if not (weights == 0).any():
         raise ValueError(f"{table} holds no picture back (weight 0) to invert and compare with")
     people = {r["filename"]: r.get("source_id") or r["filename"] for r in data.read_table(table)}
-    small = np.stack([area(picture, resolution) for picture in originals])
-    return Faces(originals, small, names, weights, [people[name] for name in names])
+    small = np.stack(
+        [
+            cv2.resize(picture, (resolution,) * 2, interpolation=cv2.INTER_AREA)
+            for picture in originals
+        ]
+    )
+    return FaceData(originals, small, names, weights, [people[name] for name in names])
 
 
-def trained_on(faces: Faces, most: int) -> list[int]:
+def trained_on(faces: FaceData, most: int) -> list[int]:
     """Pictures trained on, in proportion to their weights, in a fixed random order."""
     random = np.random.default_rng(0)
     share = faces.weights / faces.weights.max()
@@ -62,7 +71,7 @@ def trained_on(faces: Faces, most: int) -> list[int]:
     return random.permutation(kept)[:most].tolist()
 
 
-def held_back(faces: Faces, most: int) -> list[int]:
+def held_back(faces: FaceData, most: int) -> list[int]:
     """One picture of each person held back, at most `most`, evenly spread."""
     first: dict[str, int] = {}
     for index in np.flatnonzero(faces.weights == 0):
@@ -81,11 +90,6 @@ def load_features(features: str | None, model: str) -> tuple[VGG16, str]:
     if features is None or features == "random":
         return face_features.random_features((64, 128, 256)), "random"
     return zoo.load(features, part="features"), "/".join(epath.Path(features).parts[-2:])
-
-
-def area(picture: AnyPhoto, size: int) -> AnyPhoto:
-    """Averaged down by a whole factor."""
-    return cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
 
 
 def enlarge(picture: AnyPhoto) -> AnyPhoto:
@@ -119,10 +123,10 @@ def _pooled(features: VGG16, picture: Array) -> Array:
     return jnp.mean(found.astype(jnp.float32), axis=(0, 1, 2))
 
 
-class Judge:
+class DlibJudge:
     """dlib: who an aligned picture shows, and where. `place` is where faces usually are."""
 
-    def __init__(self, faces: Faces):
+    def __init__(self, faces: FaceData):
         self.detector, self.identity = detect.Detector(), detect.Identity()
         found = [self.landmarks(picture) for picture in faces.originals[:PLACING]]
         known = [landmarks for landmarks in found if landmarks is not None]
@@ -198,23 +202,13 @@ def _path(generator: Generator, judge: losses.Normalized, key: Array) -> Array:
     between = w[0] + (w[1] - w[0]) * t[:, None]
     pair = synthesize(generator, jnp.repeat(between[:, None], len(generator.rows), axis=1))
     embedding = judge.embed(pair)
-    first, second = (jax.tree.map(functools.partial(_row, k), embedding) for k in (0, 1))
+    first, second = (jax.tree.map(lambda x, k=k: x[k : k + 1], embedding) for k in (0, 1))
     return judge.distance(first, second)[0] / EPSILON**2
-
-
-def _row(k: int, array: Array) -> Array:
-    return array[k : k + 1]
 
 
 def as_images(pictures: Photos | Sequence[AnyPhoto]) -> Images:
     """uint8 to [-1, 1] on the device."""
     return jnp.asarray(images.from_uint8(np.asarray(pictures)))
-
-
-def columns(pictures: Sequence[Photos]) -> AnyPhoto:
-    """A line for each face: the first set's picture of it, then the others'."""
-    shown = np.stack(pictures, axis=1)
-    return images.contact_sheet(shown.reshape(-1, *shown.shape[2:]), len(pictures))
 
 
 def write(out: epath.PathLike, found: Mapping[str, Any]) -> None:
@@ -241,3 +235,164 @@ def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _finite(each) for key, each in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@dataclasses.dataclass(frozen=True)
+class InversionPlan:
+    """How the faces are inverted."""
+
+    steps: int = 300
+    rate: float = 0.15
+    layers: tuple[str, ...] = ("block1_conv2", "block2_conv2", "block3_conv3")
+    feature_weight: float = 1.0
+    pixel_weight: float = 1.0
+    batch: int = 8
+    tuning: int = 0
+    noise_pull: float = 1.0
+
+
+def make_loss(features: VGG16, faces: FaceData, plan: InversionPlan) -> Any:
+    """Pixels and features, each layer by its mean square over 16 pictures trained on."""
+    if not plan.feature_weight:
+        return losses.Pixels()
+    some = np.flatnonzero(faces.weights > 0)[:16]
+    scaled = losses.balanced(features, plan.layers, as_images(faces.small[some]))
+    if not plan.pixel_weight:
+        return scaled
+    return losses.Sum([scaled, losses.Pixels()], (plan.feature_weight, plan.pixel_weight))
+
+
+def reconstruct(
+    generator: Generator, loss: Any, targets: Photos, plan: InversionPlan
+) -> tuple[Photos, Float[np.ndarray, "faces steps"]]:
+    """The inversions' pictures and losses; codes start at the mean w.
+
+    With `tuning` steps noise images move too, and then the weights (pivotal tuning).
+    """
+    pull = plan.noise_pull if plan.tuning else 0.0
+    settings = invert.Settings(steps=plan.steps, rate=plan.rate, noise_pull=pull)
+    pictures, curves = [], []
+    for first in range(0, len(targets), plan.batch):
+        part = targets[first : first + plan.batch]
+        short = plan.batch - len(part)  # always one shape: it is compiled once
+        padded = as_images(np.concatenate([part, np.repeat(part[-1:], short, axis=0)]))
+        start = invert.mean_codes(generator, plan.batch)
+        goal = invert.embedded(loss, padded)
+        place, curve = invert.run(generator, loss, goal, start, settings)
+        codes, noise = invert.codes_of(place, start, settings), invert.noise_of(place)
+        if plan.tuning:
+            tuned = pivotal.tune(
+                generator, loss, goal, codes, pivotal.Settings(steps=plan.tuning), noise=noise
+            )
+            drawn, curve = tuned.images, jnp.concatenate([curve, tuned.losses], axis=1)
+        else:
+            drawn = jax.jit(synthesize)(generator, codes)
+        pictures.append(np.asarray(images.to_uint8(drawn))[: len(part)])
+        curves.append(np.asarray(curve)[: len(part)])
+    return np.concatenate(pictures), np.concatenate(curves)
+
+
+def untrained(model: str, seed: int) -> StyleGAN2:
+    """A new StyleGAN2 of the model's architecture, with its own mean w. ValueError for others."""
+    card = checkpoint.read_card(zoo.find(model))
+    if card["kind"] != "stylegan2":
+        raise ValueError(f"{model} is of kind {card['kind']}: give --nobaselines")
+    architecture = card["parts"]["generator"]["architecture"]
+    generator = StyleGAN2(**architecture, rngs=nnx.Rngs(params=seed))
+    mean, _ = code_statistics(generator, 4096)
+    generator.w_mean[...] = mean
+    return generator
+
+
+def principal_components(
+    trained: UInt8[np.ndarray, "trained height width 3"], targets: Photos, count: int
+) -> Photos:
+    """The targets' projections on the mean and first components of the pictures.
+
+    Computed from the pictures' products, so its cost is the cube of their number.
+    """
+    x = trained.reshape(len(trained), -1).astype(np.float32)
+    mean = x.mean(0)
+    x -= mean
+    values, vectors = np.linalg.eigh(x @ x.T)
+    kept = np.argsort(-values)[: min(count, len(trained) - 1)]
+    basis = vectors[:, kept].T @ x / np.sqrt(np.maximum(values[kept], 1e-6))[:, None]
+    offsets = targets.reshape(len(targets), -1).astype(np.float32) - mean
+    made = (offsets @ basis.T) @ basis + mean
+    return np.clip(np.rint(made), 0, 255).astype(np.uint8).reshape(targets.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """The held-back faces as the judges see them."""
+
+    targets: Photos
+    originals: list[np.ndarray]
+    landmarks: list[Landmarks]
+    identities: list[np.ndarray]
+
+
+def look(judge: DlibJudge, faces: FaceData, chosen: Sequence[int]) -> Wanted:
+    """The chosen faces of which dlib finds the original. ValueError if there is none."""
+    seen = []
+    for index in chosen:
+        original = enlarge(faces.originals[index])
+        if (found := judge.landmarks(original)) is not None:
+            seen.append((index, original, found, judge.identity(original, found)))
+    if not seen:
+        raise ValueError("dlib finds none of the faces that are held back")
+    kept, originals, landmarks, identities = map(list, zip(*seen, strict=True))
+    return Wanted(faces.small[kept], originals, landmarks, identities)
+
+
+def assess(judge: DlibJudge, wanted: Wanted, pictures: Photos) -> dict[str, float | int]:
+    """How close pictures come to the originals: means, not a number where nothing was measured.
+
+    `psnr` is in dB to the target at the generator's resolution, `psnr_original` to the original.
+    `identity` is dlib's distance to the original, `landmark_error` the mean distance of the
+    landmarks relative to the distance between the eyes, both over the faces that dlib `found`.
+    """
+    psnrs, to_originals, identities, errors = [], [], [], []
+    for k, picture in enumerate(pictures):
+        seen, truth = enlarge(picture), wanted.landmarks[k]
+        psnrs.append(metrics.psnr(seen, enlarge(wanted.targets[k])))
+        to_originals.append(metrics.psnr(seen, wanted.originals[k]))
+        found = judge.landmarks(picture)
+        if found is not None:
+            identity = judge.identity(seen, found)
+            identities.append(float(np.linalg.norm(identity - wanted.identities[k])))
+            errors.append(float(np.linalg.norm(found - truth, axis=1).mean() / eye_distance(truth)))
+    columns = {"psnr": psnrs, "psnr_original": to_originals}
+    columns |= {"identity": identities, "landmark_error": errors}
+    means = {name: metrics.interval(values)[0] for name, values in columns.items()}
+    return means | {"found": len(errors) / len(pictures)}
+
+
+def compare(
+    judge: DlibJudge,
+    faces: FaceData,
+    chosen: Sequence[int],
+    makers: dict[str, Any],
+    loss: Any,
+    plan: InversionPlan,
+    components: int,
+) -> tuple[dict[str, dict[str, float | int]], dict[str, Photos]]:
+    """Every maker's inversions, PCA (if `components`) and the targets themselves."""
+    wanted = look(judge, faces, chosen)
+    pictures: dict[str, Photos] = {"target": wanted.targets}
+    for name, generator in makers.items():
+        plain = dataclasses.replace(plan, tuning=0)
+        pictures[name], _ = reconstruct(generator, loss, wanted.targets, plain)
+        if plan.tuning and name == TUNED:
+            pictures[f"{name}, tuned"], _ = reconstruct(generator, loss, wanted.targets, plan)
+    if components:
+        trained = faces.small[faces.weights > 0]
+        count = min(components, len(trained) - 1)
+        pictures[f"PCA, {count} components"] = principal_components(trained, wanted.targets, count)
+    table = {n: assess(judge, wanted, made) for n, made in pictures.items()}
+    return table, pictures
+
+
+def _mean(values: Sequence[float | int]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return float(np.mean(finite)) if finite else math.nan

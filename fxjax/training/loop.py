@@ -1,24 +1,30 @@
-"""What training runs share: the loop, its stop signals, checkpoints, and the log of progress."""
+"""What training runs share: the loop, its stop signals, exact checkpoints, the log of progress."""
 
 import collections
 import contextlib
 import dataclasses
 import importlib
 import importlib.util
+import json
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, TypeVar
 
 import jax
 import numpy as np
+from etils import epath
+from flax import nnx
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
-from fxjax import files, sharding, tables
-from fxjax.training import snapshot
+from fxjax import checkpoint, files, sharding, tables
 
 State = TypeVar("State")
+Tree = TypeVar("Tree")
+
+MAY_CHANGE = ("kimg",)  # settings that a run may be continued with: it can be made longer
 
 AHEAD = 4  # steps that may wait in the device's queue
 AGREE = 10  # steps after which processes agree whether to stop
@@ -79,7 +85,7 @@ def begin(
     It is on every device. Raises ValueError if the checkpoint is of other settings, or damaged.
     """
     everywhere = NamedSharding(mesh, PartitionSpec())
-    state = snapshot.restore(checkpoints(out), settings, jax.eval_shape(fresh), everywhere)
+    state = restore_checkpoint(checkpoints(out), settings, jax.eval_shape(fresh), everywhere)
     return sharding.replicate(start(), mesh) if state is None else state
 
 
@@ -105,7 +111,7 @@ def loop(job: Job, rhythm: Rhythm, state: Any) -> Any:
     def save() -> None:
         job.check(int(state.broken))
         if jax.process_index() == 0:
-            snapshot.save(checkpoints(job.out), job.settings, state)
+            save_checkpoint(checkpoints(job.out), job.settings, state)
 
     def export() -> None:
         job.check(int(state.broken))
@@ -211,3 +217,81 @@ class Log:
             for name, value in row.items():
                 self.board.add_scalar(name, value, count)
             self.board.flush()
+
+
+class Arrays(nnx.Module):
+    """The leaves of any tree under their paths' names, as `checkpoint` stores them."""
+
+    def __init__(self, tree: Any):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            setattr(self, jax.tree_util.keystr(path), nnx.Variable(leaf))
+
+
+def save_checkpoint(folder: epath.PathLike, settings: Any, state: Any) -> epath.Path:
+    """Adds a checkpoint, named by the images seen, all or nothing; keeps the one before it too.
+
+    Of any state that counts its `images`, and any dataclass of settings that JSON can hold.
+    """
+    images = int(state.images)
+    target = files.absolute(folder) / f"{images:010d}"
+    checkpoint.save_model(
+        target,
+        "training",
+        {"state": (dataclasses.asdict(settings), checkpoint.flatten(Arrays(state)))},
+        {"images": images},
+        overwrite=True,
+    )
+    for old in _whole(folder)[:-2]:
+        old.rmtree()
+    return target
+
+
+def restore_checkpoint(
+    folder: epath.PathLike,
+    settings: Any,
+    state: Tree,
+    sharding: Sharding,
+) -> Tree | None:
+    """The newest checkpoint as a state like `state` (which may be abstract); None if none is there.
+
+    Of a damaged one a warning says so, and the one before it is taken. Raises ValueError if it is
+    of other settings, or if all are damaged.
+    """
+    found = _whole(folder)
+    for newest in reversed(found):
+        try:
+            saved = checkpoint.read_card(newest)
+            _check_settings(newest, saved, settings)
+            arrays = checkpoint.restore(newest, "state", lambda _: Arrays(state), sharding=sharding)
+        except checkpoint.Damaged as error:
+            if newest == found[0]:
+                raise
+            warnings.warn(f"{error}; going on from the checkpoint before it", stacklevel=2)
+            continue
+        flat = checkpoint.flatten(arrays)
+        paths, tree = jax.tree_util.tree_flatten_with_path(state)
+        return tree.unflatten([flat[jax.tree_util.keystr(path)] for path, _ in paths])
+    return None
+
+
+def _check_settings(newest: epath.Path, card: Mapping[str, Any], settings: Any) -> None:
+    saved = card["parts"].get("state", {}).get("architecture", {})
+    wanted = json.loads(json.dumps(dataclasses.asdict(settings)))  # as saved: tuples are lists
+    differ = [
+        f"{name} {saved.get(name)} instead of {wanted.get(name)}"
+        for name in sorted(saved.keys() | wanted.keys())
+        if saved.get(name) != wanted.get(name) and name not in MAY_CHANGE
+    ]
+    if differ:
+        raise ValueError(
+            f"{newest} was trained with {', '.join(differ)}; give the same or another --out"
+        )
+
+
+def _whole(folder: epath.PathLike) -> list[epath.Path]:
+    """Complete checkpoints, oldest first."""
+    source = files.absolute(folder)
+    if not source.exists():
+        return []
+    found = [path for path in source.iterdir() if path.name.isdigit()]
+    return sorted(path for path in found if (path / checkpoint.CARD).exists())
