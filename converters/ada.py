@@ -8,11 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from converters.command import (
+from converters.pickles import shorten
+from converters.source import (
     Choice,
     Model,
+    Network,
+    Opened,
     Part,
     Reader,
+    WeightError,
     check_options,
     colours,
     equalized,
@@ -20,8 +24,6 @@ from converters.command import (
     from_torch,
     rotated,
 )
-from converters.pickles import shorten
-from converters.source import Network, Opened, WeightError
 from converters.stylegan1 import LONGEST
 
 LICENSE = (

@@ -1,9 +1,12 @@
-"""StyleGAN networks out of official pickles: TensorFlow's (G, D, Gs) and ADA's dict of modules."""
+"""StyleGAN networks out of official pickles: TensorFlow's (G, D, Gs) and ADA's dict of modules.
+
+Relatives of StyleGAN are told apart only to say that they are not supported.
+"""
 
 import dataclasses
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any
 
@@ -11,8 +14,7 @@ import numpy as np
 
 from converters.arrays import Array
 from converters.pickles import Builder, Inert, Machine, WeightError, load, shorten
-from converters.torchfile import Tensor, make_storage, torch_builders
-from converters.unsupported import ALIAS_FREE, PROGAN, refuse_names, relative
+from converters.statedicts import Tensor, make_storage, torch_builders
 
 ADVICE = "get the file from its official page; what is read are StyleGAN1 and StyleGAN2 pickles"
 # Positional parameters of the official classes, for the arguments that were not given by name.
@@ -20,6 +22,31 @@ PARAMETERS = {
     "Generator": "z_dim c_dim w_dim img_resolution img_channels mapping_kwargs synthesis_kwargs",
     "Discriminator": "c_dim img_resolution img_channels architecture channel_base channel_max "
     "num_fp16_res conv_clamp cmap_dim block_kwargs mapping_kwargs epilogue_kwargs",
+}
+PROGAN = (
+    "is a progressive GAN (ProGAN), which is not supported; StyleGAN1 and StyleGAN2 networks are"
+)
+ALIAS_FREE = (
+    "is a StyleGAN3 alias-free network, which is not supported; "
+    "StyleGAN2 pickles of the same repository are"
+)
+EG3D = "is a 3-D generator (EG3D), which is not supported; StyleGAN1 and StyleGAN2 networks are"
+SWAGAN = (
+    "is a SWAGAN (StyleGAN2 on wavelets), which is not supported; "
+    "StyleGAN2 checkpoints of the same repository are"
+)
+# What names of arrays give a kind away, in files without classes.
+NAMES = {
+    r"(^|[./])superresolution[./]|(^|[./])backbone[./](synthesis|mapping)[./]": EG3D,
+    r"(^|[./])synthesis[./](L\d+_\d+_\d+|input)[./]|(^|[./])input\.(freqs?|phases?)$": ALIAS_FREE,
+    r"(^|\.)(iwt|dwt)\.": SWAGAN,
+    r"(^|\.)(progression_\d+|to_rgb_\d+|scaleLayers\.\d+|toRGBLayers\.\d+|rgb_converters\.\d+)\."
+    r"|(^|\.)progression\.\d+\.conv\.\d+\.": PROGAN,
+}
+CLASSES = {  # what pickles name, whether they hold a class's source or not
+    b"TriPlaneGenerator": EG3D,
+    b"training.volumetric_rendering": EG3D,
+    b"training.networks_stylegan3": ALIAS_FREE,
 }
 
 
@@ -253,3 +280,15 @@ def str_of(value: Any) -> str:
     if not isinstance(value, str) or len(value) > 256:
         raise WeightError(f"is damaged: a {type(value).__name__} where a name belongs")
     return value
+
+
+def refuse_names(names: Sequence[str]) -> None:
+    """WeightError if names of arrays are those of a kind that is not supported."""
+    for pattern, line in NAMES.items():
+        if any(re.search(pattern, name) for name in names):
+            raise WeightError(line)
+
+
+def relative(data: bytes) -> str | None:
+    """The line about a pickle that could not be read, if it is of a known relative."""
+    return next((line for name, line in CLASSES.items() if name in data), None)

@@ -1,13 +1,13 @@
 """The front door to foreign weight files: opens any known kind by its content, and runs none of it.
 
-`open_weights` gives plain arrays and options; a converter reads them through a `Source`, which
-checks each array and knows what was left unread.
+`open_weights` gives plain arrays and options; a converter reads them through a `Reader`, whose
+`Source` checks each array and knows what was left unread, and makes a `Model` of them.
 """
 
 import dataclasses
 import fnmatch
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,15 @@ import numpy as np
 from converters.hdf5 import KerasError, read_keras
 from converters.networks import Network, read_networks
 from converters.pickles import WeightError, shorten
-from converters.safetensor import is_safetensors, read_safetensors
-from converters.torchfile import options_of, read_stream, read_zip, state_dicts
+from converters.statedicts import (
+    is_safetensors,
+    options_of,
+    read_safetensors,
+    read_stream,
+    read_zip,
+    state_dicts,
+)
 from fxjax import files
-
-__all__ = ["Network", "Opened", "Source", "WeightError", "open_weights"]
 
 TORCH_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"  # the opcode that pushes torch's magic number
 STARTS = {  # what other files begin with, and what to do about them
@@ -31,6 +35,8 @@ STARTS = {  # what other files begin with, and what to do about them
     b"\x93NUMPY": "is a numpy array, not a weight file",
     b"version https://git-lfs": "is a git-lfs pointer, not the file; fetch it with `git lfs pull`",
 }
+Arrays = dict[str, np.ndarray]
+Part = tuple[dict[str, Any], Arrays]  # architecture (the constructor's arguments), arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,3 +181,96 @@ class Source:
 def listed(names: list[str]) -> str:
     """Names for a message, each quoted, all on one line."""
     return ", ".join(f"'{shorten(name)}'" for name in names)
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What to take out of a file that holds several networks or sizes; None is the default."""
+
+    network: str | None = None
+    resolution: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A converted model: parts by name, and lines for the user about what was found."""
+
+    kind: str
+    parts: Mapping[str, Part]
+    network: str
+    license: str
+    notes: Sequence[str] = ()
+
+
+class Reader:
+    """Reads one network into the layouts of fxjax.nn, and gathers what it read."""
+
+    def __init__(self, weights: Mapping[str, np.ndarray], where: str):
+        self.read, self.weights, self.out = Source(weights, where), weights, Arrays()
+
+    def put(self, name: str, value: np.ndarray) -> None:
+        """Adds an array under the model's name, as contiguous float32."""
+        self.out[name] = np.array(value, np.float32, order="C")
+
+    def part(self, architecture: dict[str, Any], ignore: Sequence[str] = ()) -> Part:
+        """The finished part; WeightError if the file holds weights that nobody read."""
+        self.read.done(ignore=ignore)
+        return architecture, self.out
+
+
+def fan_in(kernel: np.ndarray) -> int:
+    """Inputs per output of a kernel whose last axis is the output."""
+    return int(np.prod(kernel.shape[:-1]))
+
+
+def equalized(kernel: np.ndarray, gain: float = 1.0) -> np.ndarray:
+    """Folds the equalised learning rate's constant, gain / sqrt(inputs), into the weight."""
+    return kernel * np.float32(gain / np.sqrt(fan_in(kernel)))
+
+
+def from_torch(kernel: np.ndarray) -> np.ndarray:
+    """(out, in[, height, width]) to ([height, width,] in, out)."""
+    return kernel.transpose(*range(2, kernel.ndim), 1, 0)
+
+
+def rotated(kernel: np.ndarray) -> np.ndarray:
+    """The kernel turned by 180 degrees."""
+    return kernel[::-1, ::-1]
+
+
+def flattened(matrix: np.ndarray, channels: int) -> np.ndarray:
+    """Reorders the inputs of a dense layer after a 4x4 map from C, H, W to H, W, C."""
+    inputs, outputs = matrix.shape
+    if inputs != channels * 16:
+        raise WeightError(
+            f"a dense layer after {channels} maps of 4x4 wants {channels * 16} inputs, got {inputs}"
+        )
+    return matrix.reshape(channels, 4, 4, outputs).transpose(1, 2, 0, 3).reshape(inputs, outputs)
+
+
+def check_options(
+    options: Mapping[str, Any], known: Mapping[str, Any], ignored: Sequence[str], where: str
+) -> None:
+    """WeightError for an option that is not in `ignored` and differs from its value in `known`.
+
+    A value of `...` in `known` allows anything (the converter reads it).
+    """
+    for name, value in options.items():
+        if name in ignored or (name in known and known[name] is ...):
+            continue
+        if name not in known:
+            raise WeightError(
+                f"{where}: option {name}={value!r} is unknown and may change the result"
+            )
+        if value != known[name]:
+            raise WeightError(
+                f"{where}: option {name}={value!r} is not supported (only {known[name]!r})"
+            )
+
+
+def colours(channels: int, where: str) -> int:
+    """`channels` of a generator's pictures if they are 3. WeightError: gray, RGBA or others."""
+    if channels != 3:
+        kind = {1: "gray", 4: "RGBA"}.get(channels, f"{channels}-channel")
+        raise WeightError(f"{where}: draws {kind} pictures; only generators of RGB are supported")
+    return channels

@@ -1,25 +1,23 @@
-"""Official StyleGAN (arXiv:1812.04948) TensorFlow pickles, read without TensorFlow.
-
-python -m converters.stylegan1 --src=karras2019stylegan-ffhq-1024x1024.pkl --dst=models/ffhq
-"""
+"""Official StyleGAN (arXiv:1812.04948) TensorFlow pickles, read without TensorFlow."""
 
 from typing import Any
 
 import numpy as np
 
-from converters.command import (
+from converters.source import (
     Choice,
     Model,
+    Network,
+    Opened,
     Part,
     Reader,
+    WeightError,
     check_options,
     colours,
     equalized,
     flattened,
     rotated,
-    run,
 )
-from converters.source import Network, Opened, WeightError
 
 LONGEST = 16  # taps of a filter
 ROOT2 = 2**0.5
@@ -253,7 +251,3 @@ def convert(opened: Opened, choice: Choice) -> Model:
     if "D" in opened.networks:
         parts["discriminator"] = discriminator(opened.networks["D"], f"{opened.path}: D")
     return Model("stylegan1", parts, name, LICENSE)
-
-
-if __name__ == "__main__":
-    run(convert)

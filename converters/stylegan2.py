@@ -1,8 +1,6 @@
 """Official StyleGAN2 (arXiv:1912.04958) pickles: TensorFlow's, and StyleGAN2-ADA's for PyTorch.
 
 Read without TensorFlow and without torch; both become the same module.
-
-    python -m converters.stylegan2 --src=stylegan2-ffhq-config-f.pkl --dst=models/ffhq2
 """
 
 from typing import Any
@@ -10,18 +8,19 @@ from typing import Any
 import numpy as np
 
 from converters.ada import LICENSE, number, row_names, torch_discriminator, torch_generator
-from converters.command import (
+from converters.source import (
     Choice,
     Model,
+    Network,
+    Opened,
     Part,
     Reader,
+    WeightError,
     check_options,
     colours,
     equalized,
     flattened,
-    run,
 )
-from converters.source import Network, Opened, WeightError
 from converters.stylegan1 import RUNTIME, filter_of, mapping, pick, resolution_of
 
 TF_GENERATOR = {
@@ -195,7 +194,3 @@ def convert(opened: Opened, choice: Choice) -> Model:
     if "D" in opened.networks:
         parts["discriminator"] = make_discriminator(opened.networks["D"], f"{opened.path}: D")
     return Model("stylegan2", parts, name, LICENSE)
-
-
-if __name__ == "__main__":
-    run(convert)

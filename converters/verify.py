@@ -14,8 +14,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from converters.references import Result, Rosinality, Skip, Style, Vgg
-from converters.references2 import Encoders, Rosinality2
+from converters.references import Encoders, Result, Rosinality, Rosinality2, Skip, Style, Vgg
 from fxjax.checkpoint import read_card
 from fxjax.cli import launch
 from fxjax.files import given

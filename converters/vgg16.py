@@ -1,18 +1,29 @@
-"""VGG16 (arXiv:1409.1556): torchvision .pth (zip and legacy) and Keras .h5 (both name layouts).
+"""VGG16 (arXiv:1409.1556) of torchvision (.pth) and Keras (.h5, both name layouts); LPIPS' heads.
 
-python -m converters.vgg16 --src=vgg16-397923af.pth --dst=models/vgg16
+The heads for VGG16 (arXiv:1801.03924) are the file weights/v0.1/vgg.pth of `lpips`.
 """
 
 import numpy as np
 
-from converters.command import Choice, Model, Reader, from_torch, run
-from converters.source import Opened, WeightError
+from converters.source import Choice, Model, Opened, Reader, WeightError, from_torch
 from fxjax.nn.vgg16 import BLOCKS
 
 LICENSE = (
     "The weights keep the licence of their publisher: the original VGG16 of Oxford and its Keras "
     "conversion are CC BY 4.0; torchvision's own training is BSD-3-Clause with ImageNet's terms."
 )
+# The layer that each head weighs, and its channels.
+HEADS = {
+    "block1_conv2": 64,
+    "block2_conv2": 128,
+    "block3_conv3": 256,
+    "block4_conv3": 512,
+    "block5_conv3": 512,
+}
+# Of LPIPS' scaling layer, for [-1, 1] RGB: torchvision's ImageNet numbers, exactly.
+HEADS_MEAN = (-0.030, -0.088, -0.188)
+HEADS_DEVIATION = (0.458, 0.448, 0.450)
+HEADS_LICENSE = "LPIPS' weights are BSD-2-Clause (Zhang, Isola, Efros, Shechtman, Wang)."
 
 
 def _names(torch: bool) -> list[tuple[int, int, str]]:
@@ -69,5 +80,39 @@ def convert(opened: Opened, choice: Choice) -> Model:
     return Model("vgg16", {"features": part}, "features", LICENSE)
 
 
-if __name__ == "__main__":
-    run(convert)
+def convert_heads(opened: Opened, choice: Choice) -> Model:
+    """The five heads, with the preprocessing of the features that they belong to.
+
+    WeightError for another network's heads, and for a negative weight: training keeps them at 0 or
+    above, and with one a difference could count as likeness.
+    """
+    where = opened.path
+    if choice.network or choice.resolution:
+        raise WeightError(f"{where}: --network and --resolution are for generators; leave them out")
+    if "lin5.model.1.weight" in opened.tensors:
+        raise WeightError(_other(where, "SqueezeNet"))
+    reader = Reader(opened.tensors, where)
+    reader.read.need(f"lin{k}.model.1.weight" for k in range(len(HEADS)))
+    if reader.read("lin1.model.1.weight").shape == (1, 192, 1, 1):
+        raise WeightError(_other(where, "AlexNet"))
+    for k, width in enumerate(HEADS.values()):
+        name = f"lin{k}.model.1.weight"
+        head = reader.read(name, (1, width, 1, 1)).reshape(width)
+        if (head < 0).any():
+            raise WeightError(
+                f"{where}: '{name}' has {int((head < 0).sum())} negative weights of {width}; "
+                "LPIPS' own are 0 or more, so the file is damaged or of another training"
+            )
+        reader.put(f"weights/{k}", head)
+    architecture = {
+        "layers": list(HEADS),
+        "widths": list(HEADS.values()),
+        "mean": list(HEADS_MEAN),
+        "deviation": list(HEADS_DEVIATION),
+        "bgr": False,
+    }
+    return Model("lpips", {"heads": reader.part(architecture)}, "heads", HEADS_LICENSE)
+
+
+def _other(where: str, network: str) -> str:
+    return f"{where}: LPIPS' heads for {network}; take those for VGG16 (weights/v0.1/vgg.pth)"

@@ -11,9 +11,9 @@ import pytest
 
 import fxjax
 from converters import convert as front
-from converters import rosinality
-from converters.command import Choice, Config, write
-from converters.source import Network, Opened, WeightError, open_weights
+from converters import rosinality1
+from converters.convert import Config, write
+from converters.source import Choice, Network, Opened, WeightError, open_weights
 from converters.verify import Config as VerifyConfig
 from converters.verify import Row, verify
 from converters.verify import main as verify_main
@@ -183,7 +183,7 @@ def test_command_lines(tmp_path: pathlib.Path) -> None:
     assert again.returncode == 1
     assert again.stderr.count("\n") == 1
     assert "--overwrite" in again.stderr
-    done = command("converters.stylegan2", f"--src={source}", f"--dst={out}", "--overwrite")
+    done = command("converters.convert", f"--src={source}", f"--dst={out}", "--overwrite")
     assert done.returncode == 0, done.stderr
     done = command("converters.verify", f"--model={out}", f"--reference={DATA / 'sg2_tf_32'}")
     assert done.returncode == 0, done.stdout
@@ -225,7 +225,7 @@ def test_the_mean_code_is_that_of_10_000_at_once() -> None:
     for i in range(2):
         x = x @ arrays[f"mapping/layers/{i}/kernel"] + arrays[f"mapping/layers/{i}/bias"]
         x = np.where(x > 0, x, 0.2 * x)
-    np.testing.assert_allclose(rosinality.mean_w(arrays, 2, 12), x.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(rosinality1.mean_w(arrays, 2, 12), x.mean(axis=0), atol=1e-6)
 
 
 def opened_with(source: Opened, name: str, network: Network) -> Opened:

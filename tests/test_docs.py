@@ -66,7 +66,7 @@ def test_notebooks_run(path):
 
 def test_every_command_is_on_its_page():
     named = re.findall(r"<!-- help: ([\w.]+) -->", (ROOT / "docs" / "commands.md").read_text())
-    commands = ["converters.convert", "converters.verify"]  # the other files there do part of these
+    commands = ["converters.convert", "converters.verify"]
     for path in (ROOT / "experiments").rglob("*.py"):
         if re.search(r'^if __name__ == "__main__":', path.read_text(), re.M):
             commands.append(name(path).removesuffix(".py").replace("/", "."))

@@ -11,9 +11,8 @@ import pytest
 import weightfiles as wf
 from flax import nnx
 
-from converters import encoders
-from converters.command import Choice
-from converters.source import WeightError, open_weights
+from converters import rosinality2
+from converters.source import Choice, WeightError, open_weights
 from fxjax.checkpoint import fill
 from fxjax.images import bilinear
 from fxjax.nn.encoder import Encoder
@@ -131,7 +130,7 @@ def twin(weights: Mapping[str, np.ndarray], x: np.ndarray) -> np.ndarray:
 
 
 def network(weights: Arrays, options: Mapping[str, Any], average: Any = None) -> Encoder:
-    architecture, arrays = encoders.encoder(weights, options, average, "file")
+    architecture, arrays = rosinality2.encoder(weights, options, average, "file")
     return fill(nnx.eval_shape(lambda: Encoder(**architecture, rngs=nnx.Rngs(0))), arrays)
 
 
@@ -206,7 +205,7 @@ def test_whole_files_are_checked(tmp_path: pathlib.Path):
         path = tmp_path / "weights.pt"
         path.write_bytes(wf.torch_stream(value, storages))
         with pytest.raises(WeightError) as caught:
-            encoders.convert(open_weights(str(path)), Choice())
+            rosinality2.convert_encoder(open_weights(str(path)), Choice())
         return str(caught.value)
 
     opts = wf.built(wf.new("argparse", "Namespace"), OPTIONS)

@@ -21,9 +21,8 @@ import safetensors.numpy
 import weightfiles as wf
 
 import converters.hdf5
-from converters import ada, rosinality, stylegan1
-from converters.command import Choice, Reader
-from converters.source import WeightError, open_weights
+from converters import ada, rosinality1, stylegan1
+from converters.source import Choice, Reader, WeightError, open_weights
 
 DATA = pathlib.Path(__file__).parent / "data"
 SECONDS = 10  # far above what any of these files takes, far below a hang
@@ -668,16 +667,16 @@ def test_large_networks_are_refused(tmp_path: pathlib.Path, levels: int, latent:
 
     def convert() -> None:
         with pytest.raises(WeightError, match=message):
-            rosinality.convert(opened, Choice())
+            rosinality1.convert(opened, Choice())
 
     assert peak_of(convert) < 8 << 20
 
 
 def test_the_mean_code_takes_little_memory(tmp_path: pathlib.Path):
     path = tmp_path / "weights"
-    path.write_bytes(styled(2, rosinality.WIDEST))
+    path.write_bytes(styled(2, rosinality1.WIDEST))
     opened = open_weights(str(path))
-    assert peak_of(lambda: rosinality.convert(opened, Choice())) < 64 << 20
+    assert peak_of(lambda: rosinality1.convert(opened, Choice())) < 64 << 20
 
 
 @pytest.mark.parametrize("shape", [(1, 20_000), (17, 17), (17,), (3, 4), (), (0,)])
@@ -706,7 +705,7 @@ CONVERT_ALL = OPEN_ALL.replace(
     "import WeightError, open_weights",
     "import WeightError, open_weights\n"
     "from converters.convert import convert\n"
-    "from converters.command import Choice",
+    "from converters.source import Choice",
 ).replace("open_weights(sys.argv[2])", "convert(open_weights(sys.argv[2]), Choice())")
 CHECKPOINTS = [
     "rosinality_sg2_64/150000.pt",

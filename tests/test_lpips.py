@@ -14,8 +14,8 @@ from flax import nnx
 
 import fxjax
 from converters import convert as front
-from converters.command import Choice, write
-from converters.source import WeightError, open_weights
+from converters.convert import write
+from converters.source import Choice, WeightError, open_weights
 from fxjax import metrics
 from fxjax.checkpoint import flatten
 from fxjax.images import from_uint8

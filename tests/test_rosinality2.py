@@ -10,8 +10,8 @@ import weightfiles as wf
 
 import fxjax
 from converters import convert as front
-from converters.command import Choice, Model, write
-from converters.source import Opened, WeightError, open_weights
+from converters.convert import write
+from converters.source import Choice, Model, Opened, WeightError, open_weights
 from fxjax.nn import generator as gen
 
 ADA = pathlib.Path(__file__).parent / "data" / "ada_torch_32"

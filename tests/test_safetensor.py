@@ -11,8 +11,7 @@ from safetensors.numpy import save
 from weightfiles import opened, refusal
 
 from converters import convert as front
-from converters.command import Choice, Model
-from converters.source import WeightError, open_weights
+from converters.source import Choice, Model, WeightError, open_weights
 
 DATA = pathlib.Path(__file__).parent / "data"
 ONES = np.ones((2, 3), np.float32)

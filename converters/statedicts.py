@@ -1,6 +1,10 @@
-"""Reads torch files (zip and the older stream) without torch: tensors are views of their bytes."""
+"""Reads state dicts: torch files (zip and the older stream) without torch, and .safetensors.
+
+Tensors are views of the files' bytes.
+"""
 
 import io
+import json
 import math
 import struct
 import zipfile
@@ -9,9 +13,19 @@ from itertools import count
 from typing import Any
 
 import numpy as np
+from safetensors import deserialize
 
 from converters.arrays import checked_sizes, numpy_builders
-from converters.pickles import Builder, Global, Inert, Machine, WeightError, bytes_like, load
+from converters.pickles import (
+    Builder,
+    Global,
+    Inert,
+    Machine,
+    WeightError,
+    bytes_like,
+    load,
+    shorten,
+)
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
@@ -32,6 +46,25 @@ CODES = {
     "BoolStorage": "b1",
     "UntypedStorage": "u1",
 }
+TYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",  # widened, too
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "i1",
+    "U8": "u1",
+    "BOOL": "?",
+}
+# Where names begin with one of these, the file holds several networks, as a checkpoint does.
+WHOLES = ("g_ema.", "g_running.", "state_dict.", "G_ema.")
+
+
+def widened(values: np.ndarray) -> np.ndarray:
+    """Numbers of bfloat16, given as uint16, as float32: they are its upper halves."""
+    return (values.astype(np.uint32) << 16).view(np.float32)
 
 
 class Storage(Inert):
@@ -51,9 +84,7 @@ class Storage(Inert):
                 f"{self.size * dtype.itemsize} bytes but {len(raw)} are there; get the file again"
             )
         values = np.ndarray((self.size,), dtype, raw)
-        if self.kind == "BFloat16Storage":  # the upper half of a float32
-            values = (values.astype(np.uint32) << 16).view(np.float32)
-        self.values = values
+        self.values = widened(values) if self.kind == "BFloat16Storage" else values
 
 
 class Tensor(Inert):
@@ -304,3 +335,39 @@ def nested(value: dict[Any, Any], depth: int, visited: Iterator[int]) -> dict[st
         elif type(item) is dict and (inner := nested(item, depth + 1, visited)):
             found[key] = inner
     return found
+
+
+def is_safetensors(data: bytes) -> bool:
+    """Whether a file begins like one: the table's length, below 2**40, and the table."""
+    return data[5:9] == b"\0\0\0{"
+
+
+def read_safetensors(data: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arrays, in dicts by network where there are several, and the texts about them.
+
+    Raises:
+        WeightError: types of numbers that are not read.
+        SafetensorError, ValueError, ...: damaged bytes.
+    """
+    arrays: dict[str, Any] = {}
+    for name, about in deserialize(data):
+        kind = about["dtype"]
+        if kind not in TYPES:
+            raise WeightError(f"holds numbers of type '{shorten(str(kind))}', which are not read")
+        values = np.frombuffer(about["data"], TYPES[kind])
+        values = widened(values) if kind == "BF16" else values
+        arrays[name] = values.reshape(about["shape"])
+    size = int.from_bytes(data[:8], "little")
+    texts = json.loads(data[8 : 8 + size]).get("__metadata__") or {}
+    if not arrays:
+        raise WeightError("holds no arrays")
+    if not any(name.startswith(WHOLES) for name in arrays):
+        return arrays, texts
+    nested: dict[str, Any] = {}
+    for name, value in arrays.items():
+        whole, dot, rest = name.partition(".")
+        inside = nested.setdefault(whole, {}) if dot else nested
+        if not isinstance(inside, dict) or (not dot and whole in nested):
+            raise WeightError(f"is damaged: '{shorten(whole)}' is both an array and a network")
+        inside[rest if dot else whole] = value
+    return nested, texts

@@ -1,7 +1,5 @@
 """StyleGAN checkpoints of the PyTorch re-implementation rosinality/style-based-gan-pytorch.
 
-    python -m converters.rosinality --src=stylegan-256px-new.model --dst=models/256 --resolution=256
-
 They hold every size up to 1024 px whatever was trained, no noise images and no average w: the
 converter draws the noise (one image per size, used twice, seed 0) and leaves the average at the
 mean of 10,000 mapped z.
@@ -12,18 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from converters.command import (
+from converters.source import (
     Choice,
     Model,
+    Opened,
     Part,
     Reader,
+    WeightError,
     colours,
     fan_in,
     from_torch,
     rotated,
-    run,
 )
-from converters.source import Opened, WeightError
 
 LEVELS = 9  # sizes from 4 to 1024 px
 WIDEST = 4096  # numbers in z, w and between
@@ -221,7 +219,3 @@ def convert(opened: Opened, choice: Choice) -> Model:
             "training stopped lower, convert again with --resolution"
         )
     return Model("stylegan1", parts, name, LICENSE, notes)
-
-
-if __name__ == "__main__":
-    run(convert)
