@@ -19,9 +19,8 @@ import numpy as np
 
 from fxjax import files, images, load, metrics
 from fxjax.cli import launch
-from fxjax.labels import comparison, label_table, label_truth, training
-from fxjax.labels import transfers as system_a
-from fxjax.labels.networks import Settings
+from fxjax.labels import comparison, comparison_report, training
+from fxjax.labels.networks import LabelSettings
 from fxjax.labels.training import Run
 
 
@@ -40,20 +39,20 @@ class Config:
     judge_images: Annotated[int, "pictures for the classifiers that judge"] = 10000
     faces: Annotated[int, "held-back faces that are measured, at most"] = 64
     identity: Annotated[bool, "measure identities with dlib"] = True
-    size: Annotated[int, "side of the pictures"] = Settings.size
-    channels: Annotated[int, "3: colour, 1: grey"] = Settings.channels
-    base: Annotated[int, "channels after the first layer"] = Settings.base
-    most: Annotated[int, "most channels"] = Settings.most
-    batch: Annotated[int, "pictures per step"] = Settings.batch
-    rate: Annotated[float, "Adam's rate"] = Settings.rate
-    adversary: Annotated[float, "weight of the latent loss"] = Settings.adversary
+    size: Annotated[int, "side of the pictures"] = LabelSettings.size
+    channels: Annotated[int, "3: colour, 1: grey"] = LabelSettings.channels
+    base: Annotated[int, "channels after the first layer"] = LabelSettings.base
+    most: Annotated[int, "most channels"] = LabelSettings.most
+    batch: Annotated[int, "pictures per step"] = LabelSettings.batch
+    rate: Annotated[float, "Adam's rate"] = LabelSettings.rate
+    adversary: Annotated[float, "weight of the latent loss"] = LabelSettings.adversary
     least: Annotated[int, "expressions of fewer pictures are left out"] = Run.least
     seed: Annotated[int, "of weights and data order"] = 0
 
 
 def main(config: Config) -> None:
     """Reads, trains both, judges both, writes."""
-    settings = Settings(
+    settings = LabelSettings(
         **{
             name: getattr(config, name)
             for name in ("size", "channels", "base", "most", "batch", "rate", "adversary", "seed")
@@ -66,13 +65,13 @@ def main(config: Config) -> None:
             f"{config.data} has too few people: each expression needs one that is held back"
         )
     named = dataclasses.replace(settings, expressions=",".join(faces.expressions))
-    truth = label_truth.given(config.truth, config.truth_table, named)
+    truth = comparison.truth_of(config.truth, config.truth_table, named)
     lpips = metrics.lpips_style(load(config.features, part="features"))
     order = np.random.default_rng(0).permutation(len(held_back.classes))[: config.faces]
     engine, located = None, []
     if config.generator is not None:
-        engine = system_a.engine_of(config.generator, config.size, config.channels)
-        places = system_a.located(held_back.pictures[order])
+        engine = comparison.masks_engine(config.generator, config.size, config.channels)
+        places = comparison.located(held_back.pictures[order])
         located = [place for place in places if place is not None]
         order = order[[place is not None for place in places]]
         print(f"{len(located)} of {len(places)} held-back faces are found")
@@ -87,17 +86,17 @@ def main(config: Config) -> None:
     sheets = {}
     for name, run in runs.items():
         every = training.changed(run.settings, run.state, few.pictures)
-        found[name] = label_table.measures(run, goal) | comparison.quality(
+        found[name] = comparison_report.measures(run, goal) | comparison.quality(
             every, few, judge, lpips, dlib
         )
         if truth is not None:
-            found[name] |= label_truth.measured(run, truth)
+            found[name] |= comparison.nearness(run, truth)
         found[name]["latent leakage"] = comparison.leakage(run, faces, held_back, steps=steps)
         sheets[name] = training.sheet(few.take(shown), every[shown])
     if engine is not None:
-        every = system_a.changed(engine, located, few)
-        found[label_table.MASKS] = comparison.quality(every, few, judge, lpips, dlib)
-        sheets[label_table.MASKS] = training.sheet(few.take(shown), every[shown])
+        every = comparison.changed_by_masks(engine, located, few)
+        found[comparison_report.MASKS] = comparison.quality(every, few, judge, lpips, dlib)
+        sheets[comparison_report.MASKS] = training.sheet(few.take(shown), every[shown])
     for name, sheet in sheets.items():
         images.save_image(f"{config.out}/{name.replace(' ', '_')}.png", sheet)
     setting = (
@@ -105,11 +104,11 @@ def main(config: Config) -> None:
         f"{len(faces.expressions)} expressions (chance: {1 / len(faces.expressions):.3f})"
     )
     out = files.absolute(config.out)
-    files.write_lines(out / "comparison.csv", label_table.as_rows(found))
-    files.write(out / "curves.csv", label_table.curves(runs).encode())
-    text = label_table.as_markdown(found, setting)
+    files.write_lines(out / "comparison.csv", comparison_report.as_rows(found))
+    files.write(out / "curves.csv", comparison_report.curves(runs).encode())
+    text = comparison_report.as_markdown(found, setting)
     files.write(out / "comparison.md", text.encode())
-    page = label_table.as_page(found, setting, runs, sheets)
+    page = comparison_report.as_page(found, setting, runs, sheets)
     files.write(out / "report.html", page.encode())
     print(text)
 

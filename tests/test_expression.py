@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from experiments import pairs
-from experiments.making import expression_checks, expression_faces, train_expression
+from experiments.making import expression_faces, train_expression
 from fxjax import metrics
 from fxjax.faces import expression
 from fxjax.training import data
 
 
 @pytest.fixture(scope="module")
-def model(shared) -> expression_faces.Model:
+def model(shared) -> expression_faces.LandmarkModel:
     return expression_faces.load(shared / "data/ict/ict_facekit.npz")
 
 
@@ -128,7 +128,7 @@ def test_pose_and_person_matter_little(model):
 
 def test_manipulated_faces(shared):
     """`outgoing` makes people smile, `age` does not; nor does either need a straight picture."""
-    rows, values = expression_checks.read_good(
+    rows, values = expression_faces.read_good(
         shared / "data", "omi/omi_train.csv", "omi/omi_train_landmarks.npz", expression.shipped()
     )
     smile = dict(

@@ -13,9 +13,9 @@ from flax import nnx
 from experiments import compare_label_systems
 from fxjax.codes import mix
 from fxjax.images import load_image, save_image
-from fxjax.labels import comparison, label_data, label_table, label_truth, networks, transfers
+from fxjax.labels import comparison, comparison_report, networks, training
 from fxjax.labels.comparison import Trained
-from fxjax.labels.label_data import Labelled
+from fxjax.labels.training import Labelled
 from fxjax.nn.fader import Classifier, Fader, LiuJin
 
 RANDOM = np.random.default_rng(0)
@@ -31,7 +31,7 @@ def test_multiply_accumulates_are_those_of_the_architectures():
 
 
 def run_of(losses: list[float], seconds: float) -> Trained:
-    settings = networks.Settings(size=16)
+    settings = networks.LabelSettings(size=16)
     return Trained(settings, None, [seconds] * len(losses), losses, 1.0)  # pyright: ignore
 
 
@@ -114,9 +114,9 @@ def test_truth_is_what_differs_in_the_expression_alone(tmp_path):
         save_image(tmp_path / "faces" / f"{k:02}.png", picture)
         rows.append(f"{k:02}.png,p{k // 2},{faces.expressions[k % 2]}")
     (tmp_path / "t.csv").write_text("\n".join(rows))
-    settings = networks.Settings(size=16, expressions="dark,light")
-    truth = label_truth.read(tmp_path / "faces", tmp_path / "t.csv", settings)
-    apart = [k for k in range(40) if label_data.is_apart(f"p{k}")]
+    settings = networks.LabelSettings(size=16, expressions="dark,light")
+    truth = comparison.read_truth(tmp_path / "faces", tmp_path / "t.csv", settings)
+    apart = [k for k in range(40) if training.is_apart(f"p{k}")]
     assert len(truth.wanted) == 2 * len(apart) > 0
     for before, kind, after in zip(*truth, strict=True):
         here, there = (
@@ -126,15 +126,15 @@ def test_truth_is_what_differs_in_the_expression_alone(tmp_path):
         assert here // 2 == there // 2
         assert here // 2 in apart
         assert there % 2 == kind
-    other = networks.Settings(size=16, expressions="dark,blue")
+    other = networks.LabelSettings(size=16, expressions="dark,blue")
     with pytest.raises(ValueError, match="no held-back person with two of dark, blue"):
-        label_truth.read(tmp_path / "faces", tmp_path / "t.csv", other)
+        comparison.read_truth(tmp_path / "faces", tmp_path / "t.csv", other)
 
 
 def test_claims_stand_beside_their_measures():
-    assert label_table.claim_of("seconds to a reconstruction loss of 0.1") == "-36 %"
-    assert label_table.claim_of("PSNR") == "better"
-    assert label_table.claim_of("latent leakage") == ""
+    assert comparison_report.claim_of("seconds to a reconstruction loss of 0.1") == "-36 %"
+    assert comparison_report.claim_of("PSNR") == "better"
+    assert comparison_report.claim_of("latent leakage") == ""
 
 
 def test_system_a_takes_the_drivers_expression_on_the_same_faces(root, tmp_path):
@@ -143,14 +143,14 @@ def test_system_a_takes_the_drivers_expression_on_the_same_faces(root, tmp_path)
     names = sorted((root / "fxjax" / "zoo" / "faces" / "samples").glob("*.png"))[:3]
     samples = np.stack([load_image(name) for name in names])
     noise = RANDOM.integers(0, 255, samples[:1].shape, np.uint8)
-    places = transfers.located(np.concatenate([samples, noise]))
+    places = comparison.located(np.concatenate([samples, noise]))
     assert [place is None for place in places] == [False] * 3 + [True]
     found = [place for place in places if place is not None]
     held = Labelled(samples, np.array([0, 1, 1]), ("first", "second"), np.full(3, -1))
-    engine = transfers.engine_of(tmp_path / "model", 128, 3)
+    engine = comparison.masks_engine(tmp_path / "model", 128, 3)
     engine.settings = dataclasses.replace(engine.settings, steps=4, rows=((3,),))
     engine.groups = ((3,),)
-    every = transfers.changed(engine, found, held)
+    every = comparison.changed_by_masks(engine, found, held)
     assert every.shape == (3, 2, 128, 128, 3)
     codes = engine.encode(found).code
     plain = np.asarray(engine.draw(codes))
@@ -162,10 +162,14 @@ def test_system_a_takes_the_drivers_expression_on_the_same_faces(root, tmp_path)
         nearest = min(np.abs(every[k, 1 - kind] - picture).max() for picture in both)
         assert nearest < 1e-4
     with pytest.raises(ValueError, match="no held-back face shows second, to drive"):
-        transfers.changed(engine, found[:1], held.take(np.array([0])))
+        comparison.changed_by_masks(engine, found[:1], held.take(np.array([0])))
     with pytest.raises(ValueError, match="draws 128 px in colour; --size=32"):
-        transfers.engine_of(tmp_path / "model", 32, 3)
-    rows = label_table.as_rows({"liu_jin": {"PSNR": 2.0}, "fader": {"PSNR": 1.0}})
-    assert rows == [list(label_table.HEAD), ["PSNR", "2", "1", "+100.0 %", "better"]]
-    third = {"liu_jin": {"GMAC": 2.0}, "fader": {"GMAC": 4.0}, label_table.MASKS: {"PSNR": 3.0}}
-    assert label_table.as_rows(third)[1] == ["GMAC", "2", "4", "-50.0 %", "", ""]
+        comparison.masks_engine(tmp_path / "model", 32, 3)
+    rows = comparison_report.as_rows({"liu_jin": {"PSNR": 2.0}, "fader": {"PSNR": 1.0}})
+    assert rows == [list(comparison_report.HEAD), ["PSNR", "2", "1", "+100.0 %", "better"]]
+    third = {
+        "liu_jin": {"GMAC": 2.0},
+        "fader": {"GMAC": 4.0},
+        comparison_report.MASKS: {"PSNR": 3.0},
+    }
+    assert comparison_report.as_rows(third)[1] == ["GMAC", "2", "4", "-50.0 %", "", ""]

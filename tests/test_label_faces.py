@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 import fxjax
-from experiments.making import label_faces, pasted_faces
+from experiments.making import label_faces, label_sources
 from experiments.making.label_faces import Config
 from fxjax.codes import smile_samples
 from fxjax.codes.smile_samples import Limits
-from fxjax.labels import label_data
+from fxjax.labels import training
 from fxjax.training import data
 
 RANDOM = np.random.default_rng(0)
-HALF = label_data.Thresholds(35.0, 65.0)
+HALF = training.Thresholds(35.0, 65.0)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_merge_keeps_labels_and_who_is_held_back(folder, tmp_path, capsys):
     assert sum(row["source"] == "renders" for row in rows.values()) == 80
     assert "rated: 40 happiness" in capsys.readouterr().out
 
-    trained, held = label_data.read(
+    trained, held = training.read_faces(
         tmp_path / "all.zip", tmp_path / "all.csv", 16, 3, thresholds=HALF
     )
     marks = [row["held_back"] for row in rows.values()]
@@ -103,14 +103,14 @@ def test_held_back_column_decides(tmp_path):
     lines = ["file,expression,person,held_back"]
     lines += [f"{k}.png,neutral,same,{k % 2}" for k in range(6)]
     (tmp_path / "a.csv").write_text("\n".join(lines) + "\n")
-    _, apart = label_data.read_labels(tmp_path / "a.csv", HALF)
+    _, apart = training.read_labels(tmp_path / "a.csv", HALF)
     assert apart == {f"{k}.png": bool(k % 2) for k in range(6)}
     (tmp_path / "a.csv").write_text("\n".join([*lines, "6.png,neutral,same,yes"]) + "\n")
     with pytest.raises(ValueError, match="row 8, column held_back: 'yes'; want 0 or 1"):
-        label_data.read_labels(tmp_path / "a.csv", HALF)
+        training.read_labels(tmp_path / "a.csv", HALF)
     (tmp_path / "a.csv").write_text("\n".join([*lines, lines[-1]]) + "\n")
     with pytest.raises(ValueError, match=r"2 rows of .*a\.csv are named 5\.png"):
-        label_data.read_labels(tmp_path / "a.csv", HALF)
+        training.read_labels(tmp_path / "a.csv", HALF)
 
 
 def test_direction_is_that_of_the_smile():
@@ -181,7 +181,7 @@ def test_pasted_mouths_bring_the_other_expression():
     faces, others = known[:16], known[16:]
     smiles = [reader(picture) for _, _, picture in faces]
     limits = Limits(*np.nanquantile(smiles, [0.3, 0.7]).tolist())
-    found = pasted_faces.pairs(faces, reader, limits, donors=2)
+    found = label_sources.pasted_pairs(faces, reader, limits, donors=2)
     assert len(found) >= 4
     shown = {name: picture for _, name, picture in known}
     whole = 0
@@ -200,7 +200,7 @@ def test_pasted_mouths_bring_the_other_expression():
     assert whole >= 2
 
     # those who receive get both mouths, none of theirs is used, and the others' stay as they are
-    every = pasted_faces.pairs(faces, reader, limits, donors=2, receivers=others)
+    every = label_sources.pasted_pairs(faces, reader, limits, donors=2, receivers=others)
     for each, alone in zip(every, found, strict=False):
         np.testing.assert_array_equal(each.picture, alone.picture)
     received = every[len(found) :]
@@ -208,8 +208,8 @@ def test_pasted_mouths_bring_the_other_expression():
     for each in received:
         person = each.person.removesuffix("ofneither")
         assert 0.5 < (each.picture == shown[person]).all(axis=-1).mean() < 1
-    assert not pasted_faces.pairs(faces[:1], reader, limits, donors=2)
-    assert not pasted_faces.pairs([], reader, limits, donors=2, receivers=others)
+    assert not label_sources.pasted_pairs(faces[:1], reader, limits, donors=2)
+    assert not label_sources.pasted_pairs([], reader, limits, donors=2, receivers=others)
 
 
 def test_few_donors_are_spread_over_all_faces():
@@ -217,12 +217,12 @@ def test_few_donors_are_spread_over_all_faces():
     face = smile_samples.Sample("", np.zeros((1, 1, 3), np.uint8), "neutral", "")
     places = [0.0, 0.1, 0.2, 5.0, 5.1, 5.2]
     seen = [
-        pasted_faces.Seen(face._replace(name=str(k)), np.zeros((68, 2)), np.full(5, place))
+        label_sources.Seen(face._replace(name=str(k)), np.zeros((68, 2)), np.full(5, place))
         for k, place in enumerate(places)
     ]
     for order in (seen, seen[::-1]):
-        chosen = pasted_faces._medoids(order, "neutral", 2)
+        chosen = label_sources._medoids(order, "neutral", 2)
         assert {each.face.name for each in chosen} <= {"1", "4", "2", "3"}
         assert len({each.fit[0] > 1 for each in chosen}) == 2
-    assert len(pasted_faces._medoids(seen, "neutral", 9)) == 6
-    assert not pasted_faces._medoids(seen, "happiness", 2)
+    assert len(label_sources._medoids(seen, "neutral", 9)) == 6
+    assert not label_sources._medoids(seen, "happiness", 2)

@@ -16,13 +16,13 @@ from trainingruns import one_device
 
 import fxjax
 from fxjax import checkpoint, cli, sharding
-from fxjax.labels import label_data, networks, training
+from fxjax.labels import networks, training
 from fxjax.nn.fader import LiuJin
 
 RANDOM = np.random.default_rng(0)
 SMOKE = training.PRESETS["smoke"]
 NAMED = dataclasses.replace(SMOKE, expressions="happiness,neutral")
-HALF = label_data.Thresholds(35.0, 65.0)
+HALF = training.Thresholds(35.0, 65.0)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,9 @@ def options(faces: pathlib.Path, out: pathlib.Path) -> training.Run:
 
 
 def read(faces, table, size=16, channels=3, wanted=(), **changes):
-    return label_data.read(faces, table, size, channels, wanted=wanted, thresholds=HALF, **changes)
+    return training.read_faces(
+        faces, table, size, channels, wanted=wanted, thresholds=HALF, **changes
+    )
 
 
 def test_faces_are_read_and_people_held_back(faces):
@@ -76,13 +78,13 @@ def test_a_zoom_shows_the_inner_part(faces):
 
 
 def test_pictures_of_a_person_stay_together(faces):
-    _, apart = label_data.read_labels(faces.parent / "faces.csv", HALF)
+    _, apart = training.read_labels(faces.parent / "faces.csv", HALF)
     for i in range(20):
         assert apart[f"{i}.png"] == apart[f"{i + 40}.png"]
 
 
 def test_ratings_become_expressions(tmp_path, shared):
-    labels, apart = label_data.read_labels(shared / "data/omi/omi_train.csv", HALF)
+    labels, apart = training.read_labels(shared / "data/omi/omi_train.csv", HALF)
     assert labels["base_0001.jpg"] == "neutral"  # rated 18.971
     assert labels["base_0002.jpg"] == "happiness"  # 75.771
     assert set(labels.values()) == {"neutral", "happiness", ""}
@@ -165,7 +167,7 @@ def test_expressions_are_drawn_by_weight():
 def test_partners_are_the_same_pair_with_another_expression():
     pairs = np.array([0, -1, 0, 1, 1, 1])
     classes = np.array([0, 0, 1, 1, 0, 2], np.int32)
-    faces = label_data.Labelled(np.zeros((6, 1, 1, 3), np.uint8), classes, ("a", "b", "c"), pairs)
+    faces = training.Labelled(np.zeros((6, 1, 1, 3), np.uint8), classes, ("a", "b", "c"), pairs)
     assert faces.partners().tolist() == [
         [-1, 2, -1], [-1, -1, -1], [0, -1, -1], [4, -1, 5], [-1, 3, 5], [4, 3, -1]
     ]  # fmt: skip

@@ -28,7 +28,7 @@ ASTRONAUT = skimage.data.astronaut()
 
 def save_model(folder: pathlib.Path, **changes: Any) -> pathlib.Path:
     """A model whose last layer hears its labels alone, so that each expression has its colour."""
-    settings = networks.Settings(size=16, base=2, most=4, expressions=NAMES, seed=3, **changes)
+    settings = networks.LabelSettings(size=16, base=2, most=4, expressions=NAMES, seed=3, **changes)
     state = networks.fresh(settings)
     decoder = state.networks["decoder"]
     last = decoder.convs[len(decoder.convs) - 1].kernel  # the labels' channels are its last

@@ -13,7 +13,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator
-from typing import Annotated, Any
+from typing import Annotated
 
 import cv2
 import numpy as np
@@ -24,6 +24,7 @@ from fxjax import files, images, zoo
 from fxjax.cli import launch
 from fxjax.codes import smile_samples
 from fxjax.faces import align, detect
+from fxjax.nn.generator import Generator
 from fxjax.training import data
 from fxjax.training.landmarker import NAMES, packed, part
 from fxjax.types import Photo
@@ -101,7 +102,7 @@ def main(config: Config) -> None:
     files.remove(folder.parent, [folder.name])
 
 
-def _drawn(generator: Any, numbers: range, some: slice, size: int) -> Iterator[Photo]:
+def _drawn(generator: Generator, numbers: range, some: slice, size: int) -> Iterator[Photo]:
     """Some of the samples, 32 at a time, each 32 with the next truncation."""
     for k in range(some.start, some.stop, 32):
         few = numbers[k : min(k + 32, some.stop)]

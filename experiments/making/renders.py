@@ -30,7 +30,7 @@ STILL = (*SMILES, "mouthFrown", "mouthStretch", "mouthDimple", "mouthPress", "mo
 STILL += ("mouthPucker", "cheekPuff", "jawOpen", "mouthClose", "eyeBlink")
 
 
-class Model(NamedTuple):
+class FaceMesh(NamedTuple):
     """The morphable face; hidden parts' triangles are left out."""
 
     neutral: Float[np.ndarray, "vertices 3"]
@@ -53,7 +53,7 @@ class Camera(NamedTuple):
     """For a crop of one pixel, whose edges are at -0.5 and 0.5."""
 
 
-def load(path: epath.PathLike) -> Model:
+def load(path: epath.PathLike) -> FaceMesh:
     """Reads ict_facekit.npz. Raises FileNotFoundError or ValueError."""
     with expression_faces.opened(path) as arrays:
         triangles = arrays["triangles"]
@@ -66,7 +66,7 @@ def load(path: epath.PathLike) -> Model:
         for part in ("iris", "pupil"):
             parts[part][arrays[f"{part}_paint_triangles"]] = True
         drawn = ~parts.pop("hidden")
-        return Model(
+        return FaceMesh(
             arrays["neutral"].astype(np.float32),
             arrays["identity_basis"].astype(np.float32),
             arrays["expression_basis"].astype(np.float32),
@@ -77,7 +77,7 @@ def load(path: epath.PathLike) -> Model:
         )
 
 
-def pictures(model: Model, seed: int, person: int, size: int) -> dict[str, Photo]:
+def pictures(model: FaceMesh, seed: int, person: int, size: int) -> dict[str, Photo]:
     """One random person with each expression; the same for the same seed and number."""
     rng = np.random.default_rng([seed, person])
     people = np.clip(rng.standard_normal(len(model.identity)), -2, 2) * 0.8
@@ -150,7 +150,7 @@ def seen(
 
 
 def draw(
-    model: Model,
+    model: FaceMesh,
     points: Float[np.ndarray, "vertices 3"],
     paint: face_paint.Paint,
     look: Person,

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from experiments.making import expression_checks, expression_faces
+from experiments.making import expression_faces
 from fxjax import files
 from fxjax.cli import launch
 from fxjax.faces import expression
@@ -46,7 +46,7 @@ def outputs(parameters: Parameters, x: Float[Array, "batch _"]) -> Float[Array, 
     return x @ parameters[-1][0] + parameters[-1][1]
 
 
-def fit(model: expression_faces.Model, config: Config) -> expression.Weights:
+def fit(model: expression_faces.LandmarkModel, config: Config) -> expression.Weights:
     """Least squares on coefficients, yaw and pitch, each in units of its deviation."""
     rng = np.random.default_rng(config.seed)
     rest = model.neutral[:, :2] * [1, -1]
@@ -111,7 +111,7 @@ def main(config: Config) -> None:
         weights = fit(expression_faces.load(config.ict), config)
         files.write(config.dst, expression.packed(weights))
     weights = expression.load(config.dst)
-    expression_checks.run(weights, config.data)
+    expression_faces.check(weights, config.data)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Both label-driven models on the same data, in alternation, and what is measured of them."""
+"""Both label-driven models on the same data, in alternation, and what is measured of them.
+
+Beside them, on the same faces, system A (codes mixed by masks); and renders of known answers.
+"""
 
 import dataclasses
 import functools
@@ -10,17 +13,24 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from flax import nnx
-from jaxtyping import Float, PyTree
+from jaxtyping import Float, Int, PyTree
 from tqdm import tqdm
 
-from fxjax import assess, images, losses, metrics, sharding
+from fxjax import assess, images, losses, metrics, sharding, steps, tables, transfer_types
+from fxjax.codes import mix
+from fxjax.codes.smile_samples import Reader
+from fxjax.engine import Engine
 from fxjax.faces import detect
+from fxjax.faces.align import Crop
 from fxjax.labels import networks, training
-from fxjax.labels.label_data import Labelled
-from fxjax.labels.networks import Settings, TrainState
+from fxjax.labels.networks import LabelSettings, TrainState
+from fxjax.labels.training import Labelled
 from fxjax.nn.fader import Classifier, Fader, LatentDiscriminator, Moments
-from fxjax.types import AnyPhoto
+from fxjax.training import data
+from fxjax.transfer_types import Located
+from fxjax.types import AnyPhoto, Photos
 
 BLOCK = 5  # steps of one model before it is the other's turn
 SMOOTH = 20  # steps over which a reconstruction loss is averaged
@@ -29,7 +39,7 @@ SMOOTH = 20  # steps over which a reconstruction loss is averaged
 class Trained(NamedTuple):
     """A model after training: seconds and reconstruction loss of every step, without the first."""
 
-    settings: Settings
+    settings: LabelSettings
     state: TrainState
     seconds: list[float]
     losses: list[float]
@@ -37,7 +47,7 @@ class Trained(NamedTuple):
     """MB that the compiled step needs: its arguments and what it works in."""
 
 
-def train_both(settings: Settings, faces: Labelled, images_each: int) -> dict[str, Trained]:
+def train_both(settings: LabelSettings, faces: Labelled, images_each: int) -> dict[str, Trained]:
     """Trains both models, a few steps of each in turn, since a machine's speed drifts.
 
     Each starts with a step that is not timed. The classifier is left out: it is for measuring.
@@ -163,7 +173,7 @@ def balanced_accuracy(found: np.ndarray, classes: np.ndarray) -> float:
     return float(np.mean([np.mean(found[classes == k] == k) for k in np.unique(classes)]))
 
 
-def judge_of(faces: Labelled, settings: Settings, *, steps: int) -> Classifier:
+def judge_of(faces: Labelled, settings: LabelSettings, *, steps: int) -> Classifier:
     """A classifier that neither model was trained with: other weights, other batches."""
     make = Classifier(
         settings.size, faces.expressions, channels=settings.channels, base=max(settings.base, 2),
@@ -245,3 +255,121 @@ def judges() -> assess.Judges:
 
 def _colour(picture: np.ndarray) -> np.ndarray:
     return np.repeat(picture, 3 // picture.shape[-1], axis=-1)
+
+
+class Truth(NamedTuple):
+    """Faces, the expressions to give them, and how each then looks."""
+
+    before: Photos
+    wanted: Int[np.ndarray, " count"]
+    after: Photos
+
+
+def truth_of(
+    path: epath.PathLike | None, table: epath.PathLike | None, settings: LabelSettings
+) -> Truth | None:
+    """What `read_truth` finds, if both are given. ValueError for one of them alone."""
+    if (path is None) != (table is None):
+        raise ValueError("--truth and --truth_table go together; give both or neither")
+    return None if path is None or table is None else read_truth(path, table, settings)
+
+
+def read_truth(
+    path: epath.PathLike, table: epath.PathLike, settings: LabelSettings, *, most: int = 200
+) -> Truth:
+    """Pairs of pictures that differ in the expression alone, of people who were held back.
+
+    `table` is a CSV of `file,expression,person`, as `experiments.making.render_faces` writes it.
+    Raises ValueError if no held-back person has two of the expressions.
+    """
+    pictures, names = data.read_pictures(path, settings.size)
+    rows = {row.filled("file"): row for row in tables.read(table)}
+    number = {name: k for k, name in enumerate(settings.names())}
+    people: dict[str, dict[int, int]] = {}
+    for k, name in enumerate(names):
+        row = rows.get(name, {})
+        person, kind = row.get("person") or "", number.get(row.get("expression") or "")
+        if person and kind is not None and training.is_apart(person):
+            people.setdefault(person, {})[kind] = k
+    pairs = [
+        (here, kind, there)
+        for person in sorted(people)
+        for own, here in people[person].items()
+        for kind, there in people[person].items()
+        if kind != own
+    ][:most]
+    if not pairs:
+        raise ValueError(
+            f"{table} lists no held-back person with two of {', '.join(settings.names())}; give "
+            "more people (one in twenty is held back)"
+        )
+    before, wanted, after = (np.array(column) for column in zip(*pairs, strict=True))
+    shown = pictures[..., : settings.channels]
+    return Truth(shown[before], wanted, shown[after])
+
+
+def nearness(run: Trained, truth: Truth) -> dict[str, float | int]:
+    """PSNR in dB of the changed faces to how they truly look, and that of leaving them as they are.
+
+    The means are over faces; a face that is equal to its wanted one is left out.
+    """
+    every = images.to_uint8(training.changed(run.settings, run.state, truth.before))
+    made = every[np.arange(len(every)), truth.wanted]
+
+    def mean(pictures: Photos) -> float:
+        values = [metrics.psnr(a, b) for a, b in zip(pictures, truth.after, strict=True)]
+        finite = [value for value in values if math.isfinite(value)]
+        return float(np.mean(finite)) if finite else math.nan
+
+    return {"PSNR to the truth": mean(made), "PSNR to the truth, unchanged": mean(truth.before)}
+
+
+def masks_engine(model: epath.PathLike, size: int, channels: int) -> Engine:
+    """The engine for pictures of a size. ValueError if the generator draws others."""
+    engine = Engine(model, settings=transfer_types.Settings(tuning=0))
+    if (engine.resolution, 3) != (size, channels):
+        raise ValueError(
+            f"generator {model} draws {engine.resolution} px in colour; --size={size} "
+            f"--channels={channels} cannot be compared with it"
+        )
+    return engine
+
+
+def located(pictures: np.ndarray) -> list[Located | None]:
+    """The faces of aligned pictures; None where the detector finds none, or several."""
+    reader, found = Reader(), []
+    for picture in pictures:
+        landmarks = reader.landmarks(picture)
+        crop = Crop(images.from_uint8(picture), np.eye(3))
+        found.append(None if landmarks is None else Located(picture, landmarks, crop))
+    return found
+
+
+def changed_by_masks(
+    engine: Engine, faces: list[Located], held_back: Labelled
+) -> Float[np.ndarray, "count expressions size size 3"]:
+    """System A: each face as the generator draws it, and with the expression of its drivers.
+
+    It knows no labels: a face's driver is the next held-back face, in order, of the wanted
+    expression. Without pivotal tuning, as the label-driven models' own pictures are compared.
+
+    Raises ValueError if an expression has no face.
+    """
+    classes, kinds = held_back.classes, range(len(held_back.expressions))
+    bare = [held_back.expressions[kind] for kind in kinds if kind not in classes]
+    if bare:
+        raise ValueError(f"no held-back face shows {', '.join(bare)}, to drive; give more --faces")
+    codes = engine.encode(faces).code
+    every = []
+    for k in steps.each(range(len(faces)), "masks"):
+        wanted = []
+        for kind in kinds:
+            after = np.roll(np.arange(len(faces)), -k)
+            driver = int(next(n for n in after if classes[n] == kind))
+            mask = np.zeros(codes.shape[1], bool)
+            if kind != classes[k]:
+                ranked = engine.rank(codes[k], codes[driver], (faces[k], faces[driver]))
+                mask = mask if ranked is None else ranked.masks[0]
+            wanted.append(mix.mix(codes[k], codes[driver], jnp.asarray(mask)))
+        every.append(np.asarray(engine.draw(jnp.stack(wanted))))
+    return np.stack(every)

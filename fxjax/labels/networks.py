@@ -40,7 +40,7 @@ Metrics = dict[str, Float[Array, ""]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class LabelSettings:
     """What is trained and how; two runs with equal settings and data are equal."""
 
     model: Annotated[Literal["liu_jin", "fader"], "which autoencoder"] = "liu_jin"
@@ -114,7 +114,7 @@ Step = Callable[[TrainState, Data], tuple[TrainState, Metrics]]
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def fresh(settings: Settings) -> TrainState:
+def fresh(settings: LabelSettings) -> TrainState:
     """The state before the first step."""
     dtype, names = jnp.dtype(settings.dtype), settings.names()
     rngs = [nnx.Rngs(params=4 * settings.seed + k) for k in range(4)]
@@ -141,7 +141,7 @@ def fresh(settings: Settings) -> TrainState:
     )
 
 
-def grown(settings: Settings, model: Fader) -> TrainState:
+def grown(settings: LabelSettings, model: Fader) -> TrainState:
     """The state before the first step, with the layers of a trained model that fit.
 
     They are counted from the latent. A model of half the size, whose --base is twice as large,
@@ -177,20 +177,20 @@ def optimizer() -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(5.0), optax.scale_by_adam(b1=0.5))
 
 
-def rate(settings: Settings, images: Int[Array, ""]) -> Float[Array, ""]:
+def rate(settings: LabelSettings, images: Int[Array, ""]) -> Float[Array, ""]:
     """The rate: constant, then falling linearly to 0 over the last `fall` of the run."""
     total = settings.kimg * 1000
     left = (total - images.astype(jnp.float32)) / max(settings.fall * total, 1.0)
     return settings.rate * jnp.clip(left, 0.0, 1.0)
 
 
-def adversary(settings: Settings, images: Int[Array, ""]) -> Float[Array, ""]:
+def adversary(settings: LabelSettings, images: Int[Array, ""]) -> Float[Array, ""]:
     """The latent loss's weight: from 0 linearly, constant after the first `grow` of the run."""
     whole = max(settings.grow * settings.kimg * 1000, 1.0)
     return settings.adversary * jnp.clip(images.astype(jnp.float32) / whole, 0.0, 1.0)
 
 
-def compiled(settings: Settings, mesh: Mesh, state: TrainState, data: Data) -> Step:
+def compiled(settings: LabelSettings, mesh: Mesh, state: TrainState, data: Data) -> Step:
     """Compiles the step ahead of time: it consumes the state and returns the next, and metrics.
 
     The batch is split over the mesh, the state is on every device. Raises ValueError if the batch
@@ -212,7 +212,7 @@ def compiled(settings: Settings, mesh: Mesh, state: TrainState, data: Data) -> S
 
 
 def train_step(
-    settings: Settings, split: NamedSharding, state: TrainState, data: Data
+    settings: LabelSettings, split: NamedSharding, state: TrainState, data: Data
 ) -> tuple[TrainState, Metrics]:
     """Moves the latent discriminator, then the autoencoder against it, then the others."""
     key = jax.random.fold_in(jax.random.key(settings.seed), state.images)
@@ -326,7 +326,7 @@ def accuracy(logits: fader.Logits, classes: Int[Array, " batch"]) -> Float[Array
     return jnp.mean((jnp.argmax(logits, axis=1) == classes).astype(jnp.float32))
 
 
-def autoencoder(settings: Settings, state: TrainState) -> Fader:
+def autoencoder(settings: LabelSettings, state: TrainState) -> Fader:
     """The trained autoencoder, to be called with pictures and labels."""
     flat = {
         f"{part}/{name}": array
@@ -353,7 +353,7 @@ def moved(
 
 
 def _chosen(
-    settings: Settings, split: NamedSharding, key: Array, data: Data
+    settings: LabelSettings, split: NamedSharding, key: Array, data: Data
 ) -> tuple[Int[Array, " batch"], Bool[Array, " batch"]]:
     """Numbers of pictures drawn by weight, and which of them are mirrored: about half."""
     order, mirror = jax.random.split(key)
