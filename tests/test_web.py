@@ -17,7 +17,7 @@ from webpages import TOKEN, app_of, picture, plain
 
 from fxjax.web import app as addresses
 from fxjax.web import wishes
-from fxjax.web.guard import hostname
+from fxjax.web.app import hostname
 from fxjax.web.jobs import WAITING
 
 HERE = "http://127.0.0.1:8017"

@@ -12,7 +12,7 @@ from facemodels import save_models
 from PIL import Image
 
 from fxjax.images import load_image, save_image
-from fxjax.web import frames
+from fxjax.web import studio as web
 from fxjax.web.studio import Cancelled, Studio
 from fxjax.web.wishes import Wish
 
@@ -128,7 +128,7 @@ def test_pixels_are_counted_before_they_are_decoded(tmp_path):
     Image.new("1", (8000, 8000)).save(bomb)
     assert bomb.stat().st_size < 2**18
     with pytest.raises(ValueError, match="8000 x 8000 pixels are too many"):
-        frames.check(bomb, 40_000_000)
+        web.check_size(bomb, 40_000_000)
 
 
 def test_the_process_answers_line_by_line(home, tmp_path):

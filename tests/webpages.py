@@ -10,8 +10,8 @@ from PIL import Image
 from starlette.applications import Starlette
 
 from fxjax.web.app import Page, make
-from fxjax.web.process import Worker
-from fxjax.web.store import Store
+from fxjax.web.jobs import Store
+from fxjax.web.worker import Worker
 
 NAMES = ("127.0.0.1", "localhost")
 TOKEN = "a token"

@@ -14,8 +14,8 @@ import uvicorn
 
 from fxjax import zoo
 from fxjax.web.app import Page, make
-from fxjax.web.process import Worker
-from fxjax.web.store import Store
+from fxjax.web.jobs import Store
+from fxjax.web.worker import Worker
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 ANY = ("0.0.0.0", "::", "")

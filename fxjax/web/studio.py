@@ -1,29 +1,42 @@
-"""What the worker does for the page: looks at photos, transfers, and draws again from codes."""
+"""What the worker does for the page: looks at photos, transfers, and draws again from codes.
+
+Photos are checked before they are decoded, and what the page shows is made small.
+"""
 
 import collections
 import copy
 import dataclasses
+import math
 import pathlib
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import cv2
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
+from PIL import Image as Pillow
+from PIL import UnidentifiedImageError
 
 from fxjax import assess, files, images, transfer_report
 from fxjax.codes import invert, mix
 from fxjax.engine import Engine
+from fxjax.faces import align
+from fxjax.faces.located import Faces
 from fxjax.nn.generator import Generator
 from fxjax.runs import transfer_files
 from fxjax.transfer_types import Located, Ranked, Settings, Transfer
 from fxjax.types import AnyPhoto, Code, Codes
-from fxjax.web import frames
 from fxjax.web.wishes import Wish
 
 MOST_PIXELS = 40_000_000  # of a photo, judged before it is decoded
 KEPT = 3  # results whose codes and weights stay in memory
 SHOWN = 12  # best masks with a picture, and as many of the front
 Tell = Callable[[dict[str, Any]], None]
+SIDE = 1280  # pixels of the long side of what the page shows
+NEAR = 320  # of a face alone
+KINDS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 
 
 class Cancelled(Exception):
@@ -84,7 +97,7 @@ class Studio:
 
         ValueError with one line for what is no picture, too large, or has no face.
         """
-        frames.check(source, MOST_PIXELS)
+        check_size(source, MOST_PIXELS)
         photo, cutout = images.load_layers(source)
         faces = self.engine.detector(photo)
         if not faces:
@@ -92,13 +105,13 @@ class Studio:
                 "no face was found: take a photo in which a face is seen from the front"
             )
         images.save_image(folder / "photo.png", photo if cutout is None else cutout)
-        frames.preview(folder / "preview.jpg", photo)
+        preview(folder / "preview.jpg", photo)
         height, width = photo.shape[:2]
         scale = np.array([width, height, width, height])
         return {
             "width": width,
             "height": height,
-            "faces": [frames.rounded(frames.head(face.box) / scale) for face in faces],
+            "faces": [rounded(head(face.box) / scale) for face in faces],
         }
 
     def check(self, person: pathlib.Path, driver: pathlib.Path, wish: Wish) -> dict[str, Any]:
@@ -121,14 +134,14 @@ class Studio:
         engine.tell = lambda stage, share: tell({"stage": stage, "share": share})
 
         def show(name: str, picture: AnyPhoto) -> None:
-            frames.preview(folder / f"{name}.jpg", picture)
+            preview(folder / f"{name}.jpg", picture)
             tell({"picture": name})
 
         engine.show = show
         engine.tell("faces", 0.0)
         person = engine.locate(folder / "person.png", wish.face)
         driver = engine.locate(folder / "driver.png", wish.driver_face)[0]
-        frames.preview(folder / "before.jpg", person[0].photo)
+        preview(folder / "before.jpg", person[0].photo)
         if not any(engine.hidden(one) for one in (*person, driver)):
             show("first", self._first(engine, person, driver))
         results = engine(
@@ -173,15 +186,15 @@ class Studio:
                     "verdict": list(result.verdict.words),
                     "kept": result.kept,
                     "drawn": result.drawn,
-                    "gain": frames.number(measured[0].gain),
-                    "identity": frames.number(measured[0].to_person),
+                    "gain": number(measured[0].gain),
+                    "identity": number(measured[0].to_person),
                 }
             )
         last = results[-1]
         if len(results) > 1:
             note = transfer_files.note(self.model)
             images.save_image(folder / "result.png", last.picture, note=note)
-        frames.preview(folder / "after.jpg", last.image)
+        preview(folder / "after.jpg", last.image)
         return {
             "faces": faces,
             "warnings": list(last.warnings.words),
@@ -198,7 +211,7 @@ class Studio:
         codes: Codes,
         generator: Generator,
     ) -> Kept:
-        small = (frames.smaller(person, engine), frames.smaller(driver, engine))
+        small = (smaller(person, engine), smaller(driver, engine))
         self.kept[name] = kept = Kept(engine, person, small, driver, codes, generator)
         while len(self.kept) > KEPT:
             self.kept.popitem(last=False)
@@ -207,21 +220,21 @@ class Studio:
     def _masks(self, folder: pathlib.Path, kept: Kept, ranked: Ranked) -> list[dict[str, Any]]:
         """The best masks and those of the front, each with a picture of the face put back."""
         places = transfer_report.shown_masks(ranked, SHOWN)
-        near = [frames.near(face, kept.engine) for face in (kept.person, kept.driver)]
+        crops = [near(face, kept.engine) for face in (kept.person, kept.driver)]
         codes = mix.mixed(kept.codes[0], kept.codes[1], ranked.masks[places])
         drawn = kept.engine.draw(jnp.concatenate([kept.codes[:1], codes]), kept.generator)
         found = []
         for place, new in zip(places, drawn[1:], strict=True):
             kept.engine.tell("pictures of masks", len(found) / len(places))
-            photo, _ = kept.engine.apply(near[0], drawn[:1], new[None], near[1], carry=False)
+            photo, _ = kept.engine.apply(crops[0], drawn[:1], new[None], crops[1], carry=False)
             mask = transfer_report.mask_text(ranked.masks[place])
-            frames.preview(folder / "masks" / f"{mask}.jpg", photo)
+            preview(folder / "masks" / f"{mask}.jpg", photo)
             found.append(
                 {
                     "mask": mask,
                     "rank": place + 1,
-                    "expression": frames.number(ranked.expression[place]),
-                    "appearance": frames.number(ranked.appearance[place]),
+                    "expression": number(ranked.expression[place]),
+                    "appearance": number(ranked.appearance[place]),
                     "front": bool(ranked.front[place]),
                 }
             )
@@ -252,7 +265,7 @@ class Studio:
             picture = images.cut_out(photo, kept.person.cutout)
             images.save_image(folder / "drawn" / f"{name}.png", picture, note=note)
         else:
-            frames.preview(folder / "drawn" / f"{name}.jpg", photo)
+            preview(folder / "drawn" / f"{name}.jpg", photo)
         return {"name": name, "verdict": list(found.words)}
 
     def _again(self, folder: pathlib.Path, wish: Wish) -> Kept:
@@ -264,3 +277,78 @@ class Studio:
             codes = jnp.asarray(arrays["ws"])
         tuned = engine.tuned(person, codes[0])
         return self._keep(folder.name, engine, person, driver, codes, tuned)
+
+
+def check_size(source: pathlib.Path, most: int) -> None:
+    """ValueError for what has more pixels than that by its header; nothing is decoded."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Pillow.open(source, formats=KINDS) as picture:
+                width, height = picture.size
+    except UnidentifiedImageError:
+        return  # the reader says what it is instead
+    except Exception as error:
+        raise ValueError(f"this picture cannot be read: {error}") from None
+    if width * height > most:
+        raise ValueError(
+            f"{width} x {height} pixels are too many: make it smaller ({most // 10**6} million)"
+        )
+
+
+def preview(path: pathlib.Path, photo: AnyPhoto) -> None:
+    """Writes a JPEG of at most `SIDE` pixels."""
+    scale = SIDE / max(photo.shape[:2])
+    images.save_image(path, photo if scale >= 1 else _scaled(photo, scale))
+
+
+def _scaled(photo: Any, scale: float) -> Any:
+    size = [max(1, round(side * scale)) for side in photo.shape[1::-1]]
+    return cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
+
+
+def smaller(face: Located, engine: Faces, most: int = SIDE) -> Located:
+    """The same face in a smaller copy of the photo; as it is if that is small already."""
+    scale = most / max(face.photo.shape[:2])
+    if scale >= 1:
+        return dataclasses.replace(face, cutout=None)
+    photo = _scaled(face.photo, scale)
+    place = np.diag([photo.shape[1] / face.photo.shape[1], photo.shape[0] / face.photo.shape[0], 1])
+    return _moved(face, photo, place, engine)
+
+
+def near(face: Located, engine: Faces) -> Located:
+    """The face in a copy of its surroundings, small enough to draw many."""
+    corners = np.array([[0.0, 0], [1, 0], [1, 1], [0, 1]]) * len(face.crop.image) - 0.5
+    square = align.transform(face.crop.photo_from_crop, corners)
+    limit = np.array(face.photo.shape[1::-1])
+    low = np.clip(np.floor(square.min(0)), 0, limit - 1).astype(int)
+    high = np.clip(np.ceil(square.max(0)), low + 1, limit).astype(int)
+    photo = face.photo[low[1] : high[1], low[0] : high[0]].copy()
+    place = np.array([[1, 0, -low[0]], [0, 1, -low[1]], [0, 0, 1.0]])
+    return smaller(_moved(face, photo, place, engine), engine, NEAR)
+
+
+def _moved(face: Located, photo: Any, place: align.Matrix, engine: Faces) -> Located:
+    landmarks = align.transform(place, face.landmarks)
+    crop = align.align(photo, landmarks, engine.resolution)
+    return dataclasses.replace(face, photo=photo, landmarks=landmarks, crop=crop, cutout=None)
+
+
+def head(box: Float[np.ndarray, " 4"]) -> Float[np.ndarray, " 4"]:
+    """A box around a head, of that around its landmarks, which end at the brows."""
+    left, top, right, bottom = box
+    high = bottom - top
+    return np.array(
+        [left - 0.05 * high, top - 0.3 * high, right + 0.05 * high, bottom + 0.05 * high]
+    )
+
+
+def rounded(numbers: Float[np.ndarray, " 4"]) -> list[float]:
+    """For JSON, within 0 to 1."""
+    return [round(float(number), 4) for number in np.clip(numbers, 0, 1)]
+
+
+def number(value: float) -> float | None:
+    """For JSON, which knows no infinities."""
+    return round(float(value), 3) if math.isfinite(value) else None
