@@ -22,7 +22,7 @@ from fxjax.files import absolute
 from fxjax.images import save_image
 from fxjax.nn.stylegan2 import StyleGAN2
 from fxjax.runs import bench, inversion, worklist
-from fxjax.runs.runfolder import Row
+from fxjax.runs.inverted import Row
 
 ARCHITECTURE: dict[str, Any] = {
     "resolution": 32, "widths": (8, 8, 8, 8), "dim": 32, "latent": 32, "mapping_layers": 2,

@@ -17,7 +17,7 @@ from fxjax import assess, files, steps
 from fxjax.cli import launch
 from fxjax.codes.smile_samples import smile
 from fxjax.labels.engine import LabelEngine
-from fxjax.runs import photos
+from fxjax.runs import worklist
 
 MEANS = ("smile_before", "smile", "identity", "outside")
 
@@ -36,10 +36,10 @@ def main(config: Config) -> None:
     out = files.absolute(config.out)
     engine = LabelEngine(config.model)
     judges = assess.Judges(engine.detector)
-    found, _ = photos.find(config.images, out)
+    found, _ = worklist.find(config.images, out)
     rows: list[dict[str, str | float]] = []
     for path, name in steps.each(
-        list(zip(found, photos.photo_names(found), strict=True)), "photos"
+        list(zip(found, worklist.photo_names(found), strict=True)), "photos"
     ):
         try:
             face = engine.locate(path)[0]

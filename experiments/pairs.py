@@ -14,7 +14,7 @@ from typing import Annotated
 
 from fxjax import files
 from fxjax.cli import launch
-from fxjax.runs import couples
+from fxjax.runs import pairs as couples
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,14 +17,14 @@ import jax
 from fxjax import checkpoint, load, metrics, zoo
 from fxjax.cli import launch
 from fxjax.files import absolute
-from fxjax.runs import inversion, loss_measures, loss_page, loss_runs, runfolder, worklist
-from fxjax.runs.loss_runs import Config
+from fxjax.runs import inversion, inverted, journal, loss_page, loss_sweep, worklist
+from fxjax.runs.loss_sweep import Config
 
 
 def main(config: Config) -> None:
     """Checks, lists the faces, inverts them with every loss, measures, reports."""
     out, chief = absolute(config.out), jax.process_index() == 0
-    single = loss_runs.inversion_of(config, loss_runs.PIXELS)
+    single = loss_sweep.inversion_of(config, loss_sweep.PIXELS)
     shas, settings = inversion.shas(single), dataclasses.asdict(config)
     features, heads = load(config.features, part="features"), None
     if config.heads is not None:
@@ -35,32 +35,30 @@ def main(config: Config) -> None:
     distance = metrics.lpips_style(features, heads)
     if not config.restart:
         free = ("layers", "heads")  # layers may be added, and of the heads the weights are compared
-        runfolder.check(out, {k: v for k, v in settings.items() if k not in free}, shas)
+        journal.check(out, {k: v for k, v in settings.items() if k not in free}, shas)
     search = inversion.prepare(single)
-    losses = loss_runs.losses(features, config.layers, search.models.generator.resolution)
-    if config.restart and chief:
-        loss_runs.clear(out)
-    runfolder.begin(out, settings, shas, restart=config.restart)
+    losses = loss_sweep.losses(features, config.layers, search.models.generator.resolution)
+    own = (*inverted.FILES, *inverted.FOLDERS, "layers.csv", "losses")
+    journal.begin(out, settings, shas, results=own if config.restart else ())
     if chief:
         entries = worklist.make(out, config.images, inversion.faces_of(single, search))
     else:
         entries = worklist.wait(out)
     inversion.check_start(single, search, entries)
     count = sum(entry.status == worklist.OK for entry in entries)
-    deepest = loss_runs.inversion_of(config, losses[-1])  # needs the most memory
-    batch = runfolder.agree_batch(
-        out, lambda: config.batch or inversion.prepare(deepest).batch(count)
-    )
-    judge = loss_measures.Judge(distance, config.landmark_model)
-    results = loss_measures.refused(entries)
+    deepest = loss_sweep.inversion_of(config, losses[-1])  # needs the most memory
+    choose = lambda: config.batch or inversion.prepare(deepest).batch(count)
+    batch = journal.agree(out, "batch", choose)
+    judge = loss_sweep.Judge(distance, config.landmark_model)
+    results = loss_sweep.refused(entries)
     for number, name in enumerate(losses if count else [], start=1):
         print(f"{name}: {number} of {len(losses)} losses", flush=True)
-        rows = loss_runs.invert(config, name, out, entries, batch, shas)
+        rows = loss_sweep.invert(config, name, out, entries, batch, shas)
         if chief:
-            results += loss_measures.measure(judge, name, loss_runs.folder_of(out, name), rows)
+            results += loss_sweep.measure(judge, name, loss_sweep.folder_of(out, name), rows)
     if not chief:
         return
-    loss_measures.write_tables(out, losses, results)
+    loss_sweep.write_tables(out, losses, results)
     facts = {name: str(getattr(config, name)) for name in ("model", "features", "steps", "rate")}
     title = "LPIPS-style" if heads is None else "LPIPS"
     loss_page.write(out, losses, results, facts, title)

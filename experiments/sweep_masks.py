@@ -21,14 +21,16 @@ from fxjax.cli import launch
 from fxjax.codes import mix
 from fxjax.engine import Engine
 from fxjax.images import to_uint8
-from fxjax.runs import batch, mask_report
-from fxjax.runs.batch import OK, Known, Pair
+from fxjax.runs import batch
+from fxjax.runs.batch import Known
+from fxjax.runs.pairs import Pair, Pairs, read_pairs
+from fxjax.runs.worklist import OK
 from fxjax.transfer_report import mask_text, row_effects
 from fxjax.transfer_types import PRESETS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(batch.Pairs):
+class Config(Pairs):
     """Each field is a flag."""
 
 
@@ -37,7 +39,7 @@ def main(config: Config) -> None:
     out = files.absolute(config.out)
     engine = Engine(config.model, config.features, config.settings())
     count = len(engine.generator.rows)
-    pairs = batch.read_pairs(config)
+    pairs = read_pairs(config)
     entries = batch.invert_all(config, pairs, engine.generator.resolution)
     judges = assess.Judges(engine.detector)
     alone = np.concatenate([np.zeros((1, count), bool), np.eye(count, dtype=bool)])
@@ -74,12 +76,12 @@ def main(config: Config) -> None:
     done = [row for row in rows if row["status"] == OK]
     hidden = ("effects", "alone")
     shown = [{name: v for name, v in row.items() if name not in hidden} for row in rows]
-    batch.write_rows(out / "masks.csv", shown)
+    files.write_table(out / "masks.csv", shown, digits=6)
     if done:
-        effects = mask_report.row_table(done)
-        batch.write_rows(out / "rows.csv", effects)
+        effects = batch.row_table(done)
+        files.write_table(out / "rows.csv", effects, digits=6)
         facts = {"pairs": str(len(done)), "model": config.model, "weight": f"{config.weight:g}"}
-        html = mask_report.page(done, effects, facts)
+        html = batch.mask_page(done, effects, facts)
         files.write(out / "report.html", html.encode())
         print(f"{len(done)} pairs are done; open {out / 'report.html'}")
     if len(done) < len(rows):

@@ -21,13 +21,15 @@ from fxjax import assess, files, sharding
 from fxjax.cli import launch
 from fxjax.engine import Engine
 from fxjax.images import save_image
-from fxjax.runs import batch, batch_report, transfer_files, transfer_flags
-from fxjax.runs.batch import OK, Known, Pair
+from fxjax.runs import batch, transfer_files, transfer_flags
+from fxjax.runs.batch import Known
+from fxjax.runs.pairs import Pair, Pairs, read_pairs
+from fxjax.runs.worklist import OK
 from fxjax.transfer_report import mask_text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(transfer_flags.Transfer, batch.Pairs):
+class Config(transfer_flags.Transfer, Pairs):
     """Each field is a flag."""
 
     compare: Annotated[bool, "measure simpler methods beside the results"] = False
@@ -38,7 +40,7 @@ def main(config: Config) -> None:
     """Inverts every photo, then does the pairs, then reports."""
     out = files.absolute(config.out)
     engine = Engine(config.model, config.features, config.settings())
-    pairs = batch.read_pairs(config)
+    pairs = read_pairs(config)
     entries = batch.invert_all(config, pairs, engine.generator.resolution)
     judges = assess.Judges(engine.detector)
 
@@ -80,19 +82,19 @@ def main(config: Config) -> None:
         row |= {f"refined_{name}": value for name, value in result.figures.items()}
         options = {"compare": config.compare, "joint": config.joint}
         for one in assess.table(engine, judges, result, **options):
-            row |= {f"{one.name}: {name}": getattr(one, name) for name in batch_report.MEASURES}
+            row |= {f"{one.name}: {name}": getattr(one, name) for name in batch.MEASURES}
         return row
 
     key = dataclasses.asdict(config) | {"out": None, "restart": None, "batch": None}
     rows = batch.each(out, pairs, entries, key, work)
     if jax.process_index():
         return
-    batch.write_rows(out / "results.csv", rows)
-    summary = batch_report.summarize([row for row in rows if row["status"] == OK])
-    batch.write_rows(out / "summary.csv", summary)
+    files.write_table(out / "results.csv", rows, digits=6)
+    summary = batch.summarize([row for row in rows if row["status"] == OK])
+    files.write_table(out / "summary.csv", summary, digits=6)
     facts = {"pairs": str(len(rows)), "model": config.model, "weight": f"{config.weight:g}"}
     facts["device"] = sharding.described()
-    files.write(out / "report.html", batch_report.page(out, pairs, rows, summary, facts).encode())
+    files.write(out / "report.html", batch.page(out, pairs, rows, summary, facts).encode())
     failed = sum(row["status"] != OK for row in rows)
     for line in summary:
         numbers = {k: v for k, v in line.items() if isinstance(v, float) and not math.isnan(v)}

@@ -22,7 +22,7 @@ from fxjax.cli import launch
 from fxjax.faces import align
 from fxjax.images import contact_sheet, cut_out, save_image, to_uint8
 from fxjax.labels.engine import LabelEngine
-from fxjax.runs import photos, transfer_files
+from fxjax.runs import transfer_files, worklist
 from fxjax.transfer_types import Located, Pixels, Settings
 
 CELL = 256  # pixels of a face on the contact sheet
@@ -52,9 +52,9 @@ def main(config: Config) -> None:
     wanted = engine.expressions if everything else (config.expression,)
     for name in wanted:
         engine.label(name)  # raises for one that is not known, before any work
-    found, _ = photos.find(config.image, out)
+    found, _ = worklist.find(config.image, out)
     note, rows = transfer_files.note(config.model), []
-    names = photos.photo_names(found)
+    names = worklist.photo_names(found)
     for path, name in tqdm(list(zip(found, names, strict=True)), disable=None, unit="photos"):
         row = {"photo": str(path), "name": name, "faces": 0, "status": "ok"}
         try:

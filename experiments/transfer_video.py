@@ -15,14 +15,15 @@ from typing import Annotated
 import jax.numpy as jnp
 import numpy as np
 
-from fxjax import files, zoo
+from fxjax import files
 from fxjax import steps as shown
 from fxjax.cli import launch
 from fxjax.engine import Engine
 from fxjax.faces import align, expression
 from fxjax.faces.preflight import FAR_TURN
 from fxjax.images import save_image
-from fxjax.runs import batch, frames, transfer_files, transfer_flags
+from fxjax.runs import journal, transfer_files, transfer_flags, video
+from fxjax.runs.worklist import OK
 from fxjax.transfer_types import Located
 
 
@@ -46,12 +47,10 @@ def main(config: Config) -> None:
         if getattr(config, name) < 1:
             raise ValueError(f"--{name}={getattr(config, name)}: want 1 or more")
     engine = Engine(config.model, config.features, config.settings())
-    source = frames.Source(config.driver, out, config.most)
+    source = video.Source(config.driver, out, config.most)
     person = engine.locate(config.appearance, config.face)[0]
     engine.check_seen([person], [])
-    features = str(config.features or zoo.holder(config.model, "features"))
-    made_of = frames.inputs(config.appearance, source, config.model, features)
-    frames.check(out, dataclasses.asdict(config), made_of)
+    video.begin(out, dataclasses.asdict(config), source)
     if source.left:
         whole = source.count + source.left
         print(
@@ -59,7 +58,7 @@ def main(config: Config) -> None:
         )
     rows, found = [], {}
     for number, photo in enumerate(shown.each(source, "faces", source.count)):
-        row = {"frame": number, "status": batch.OK, "message": ""}
+        row = {"frame": number, "status": OK, "message": ""}
         try:
             face = engine.locate(photo)[0]
             row["faces"] = face.faces
@@ -73,7 +72,7 @@ def main(config: Config) -> None:
         except ValueError as error:
             row |= {"status": "no_face", "message": str(error)}
         rows.append(row)
-    for line in filter(None, [source.lost(), *frames.several(person, rows)]):
+    for line in filter(None, [source.lost(), *video.several(person, rows)]):
         print(line)
     if not found:
         raise ValueError(
@@ -81,8 +80,8 @@ def main(config: Config) -> None:
             f"{FAR_TURN:.0f} degrees and whose mouth is in view"
         )
     place = out / "codes" / "person.npz"
-    own = jnp.asarray(frames.code(place, lambda: engine.encode([person]).code[0]))
-    tuned, found = engine.tuned(person, own), frames.steadied(found)
+    own = jnp.asarray(journal.code(place, lambda: engine.encode([person]).code[0]))
+    tuned, found = engine.tuned(person, own), video.steadied(found)
     before, code, pictures = engine.draw(own[None], tuned), own, []
     note, driver = transfer_files.note(config.model), None
     for number, frame in enumerate(shown.each(source, "frames", source.count)):
@@ -99,7 +98,7 @@ def main(config: Config) -> None:
                 best = engine.refined(person, driver, own, code[None], tuned, steps=steps)
                 return np.asarray(best.codes[0])
 
-            code = jnp.asarray(frames.code(place, follow))
+            code = jnp.asarray(journal.code(place, follow))
         if driver is not None:
             drawn, strength = engine.draw(code[None], tuned), config.strength
             photo, _ = engine.apply(person, before, drawn, driver, amount=strength)
@@ -107,9 +106,9 @@ def main(config: Config) -> None:
         save_image(pictures[-1], photo, note=note)
     for path in set((out / "frames").glob("*.png")) - set(pictures):  # of a longer run
         path.unlink()
-    batch.write_rows(out / "frames.csv", rows)
-    frames.write_videos(out, pictures, source, note)
-    lost = sum(row["status"] != batch.OK for row in rows)
+    files.write_table(out / "frames.csv", rows, digits=6)
+    video.write_videos(out, pictures, source, note)
+    lost = sum(row["status"] != OK for row in rows)
     print(f"{len(rows)} frames, {lost} without a face to follow; watch {out / 'result.mp4'}")
 
 

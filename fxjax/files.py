@@ -4,6 +4,7 @@ import contextlib
 import csv
 import functools
 import io
+import math
 import os
 import platform
 import re
@@ -141,16 +142,29 @@ def _away(path: epath.Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def write_table(path: epath.PathLike, rows: Sequence[Mapping[str, object]]) -> None:
+def write_table(
+    path: epath.PathLike, rows: Sequence[Mapping[str, object]], digits: int | None = None
+) -> None:
     """Writes rows as a CSV; its columns are all that any row has, empty where one lacks it."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    write_lines(path, [names, *([row.get(name, "") for name in names] for row in rows)])
+    write_lines(path, [names, *([row.get(name, "") for name in names] for row in rows)], digits)
 
 
-def write_lines(path: epath.PathLike, lines: Iterable[Sequence[object]]) -> None:
-    """Writes lines of cells as a CSV, as `write` does; None is an empty cell."""
+def write_lines(
+    path: epath.PathLike, lines: Iterable[Sequence[object]], digits: int | None = None
+) -> None:
+    """Writes lines of cells as a CSV, as `write` does; None is an empty cell.
+
+    With `digits`, fractions have so many, and what is not a number is empty too.
+    """
+
+    def cell(value: object) -> object:
+        if digits is None or not isinstance(value, float):
+            return value
+        return "" if math.isnan(value) else f"{value:.{digits}g}"
+
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
+    csv.writer(text, lineterminator="\n").writerows(map(cell, line) for line in lines)
     write(path, text.getvalue().encode())
 
 

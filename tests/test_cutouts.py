@@ -12,7 +12,7 @@ from experiments import transfer
 from fxjax.faces import reader
 from fxjax.faces.located import Faces
 from fxjax.images import cut_out, load_image, load_layers, on_white, save_image
-from fxjax.runs import frames
+from fxjax.runs import video
 from fxjax.training import data
 
 FACE = ASTRONAUT[:256, 96:352]
@@ -120,6 +120,6 @@ def test_the_shared_cases(shared):
     (sticker,) = faces.locate(shared / "cases" / "alpha-lost" / "sticker.png")
     assert sticker.which("the photo") == ()
     assert sticker.cutout is not None
-    lines = frames.several(other, [{"frame": 0}, {"frame": 1, "faces": 2}])
+    lines = video.several(other, [{"frame": 0}, {"frame": 1, "faces": 2}])
     assert lines[0].startswith("2 faces in the photo: number ")
     assert lines[1].startswith("1 frames have several faces, the first is 1: ")

@@ -16,7 +16,7 @@ from converters.source import Choice, WeightError, open_weights
 from fxjax.checkpoint import fill
 from fxjax.images import bilinear
 from fxjax.nn.encoder import Encoder
-from fxjax.runs import starts
+from fxjax.runs import inversion
 
 Arrays = dict[str, np.ndarray]
 ROWS, DIM, WIDTHS, HIDDEN = 8, 5, (3, 4, 6, 7), (1, 2, 1, 3)
@@ -229,11 +229,11 @@ class Reader(nnx.Module):
 def test_searches_start_at_its_codes():
     photos = np.random.default_rng(2).integers(0, 256, (2, 8, 5, 3), np.uint8)
     models: Any = types.SimpleNamespace(generator=None, loss=None)
-    found = starts.codes(models, "encoder", 0, Reader(), ["a", "b"], None, photos)
+    found = inversion.starts(models, "encoder", 0, Reader(), ["a", "b"], None, photos)
     np.testing.assert_array_equal(found, photos[:, ::2, :, 0])
-    assert starts.encoder("faces", "mean") is None
+    assert inversion.encoder_of("faces", "mean") is None
     with pytest.raises(ValueError, match="faces has no encoder, it has generator"):
-        starts.encoder("faces", "encoder")
+        inversion.encoder_of("faces", "encoder")
 
 
 def test_photos_are_shrunk_as_in_training(shared: pathlib.Path):

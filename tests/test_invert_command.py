@@ -34,7 +34,7 @@ from fxjax.images import load_image, save_image, to_uint8
 from fxjax.nn.generator import codes, synthesize
 from fxjax.nn.stylegan2 import StyleGAN2
 from fxjax.nn.vgg16 import VGG16
-from fxjax.runs import descent, inversion, photos, worklist
+from fxjax.runs import descent, inversion, worklist
 from fxjax.runs.inversion import Config
 
 ARCHITECTURE: dict[str, Any] = {
@@ -274,7 +274,7 @@ def _bad_files() -> dict[str, bytes]:
     found = {f"half_{kind}.{kind.lower()}": data[: len(data) // 2] for kind, data in whole.items()}
     found |= {f"head_{kind}.{kind.lower()}": data[:20] for kind, data in whole.items()}
     noise = np.random.default_rng(0).bytes(5000)
-    found |= {f"noise{ending}": noise for ending in photos.ENDINGS[:10]}
+    found |= {f"noise{ending}": noise for ending in worklist.ENDINGS[:10]}
     bomb = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
     signature = b"\x89PNG\r\n\x1a\n"
     found |= {
@@ -373,7 +373,7 @@ def test_nothing_is_compiled_after_the_first_batch(home, tmp_path):
     for _ in range(3):
         targets = np.zeros((2, 16, 16, 3), np.uint8)
         entry = descent.Entry("photo.png", "photo")
-        runner.run([entry], targets, tmp_path / "place.npz", lambda share, loss: None)
+        runner.run([entry], targets, (tmp_path, "place"), lambda share, loss: None)
         sizes.append(advance._cache_size() - begun)
     assert sizes == [1, 1, 1]
 
@@ -424,9 +424,9 @@ def test_bad_settings_are_one_line(home, tmp_path, changes, error):
 def test_names_are_those_of_the_photos_and_never_collide(tmp_path):
     names = ["a.png", "b.png", "b.jpg", "x/c.png", "y/c.png", "x y/d*.png", "x/B_png.gif", "z/.png"]
     paths = [epath.Path(tmp_path / name) for name in names]
-    assert photos.photo_names(paths) == ["a", "b", "b_jpg", "x_c", "y_c", "d", "B_png", "png"]
+    assert worklist.photo_names(paths) == ["a", "b", "b_jpg", "x_c", "y_c", "d", "B_png", "png"]
     paths = [epath.Path(f"{tmp_path}/{name}.png") for name in ("e?", "e*", "E_", "e" * 250)]
-    found = photos.photo_names(paths)
+    found = worklist.photo_names(paths)
     assert len({name.casefold() for name in found}) == 4
     assert max(map(len, found)) <= 150
 
@@ -563,13 +563,13 @@ def test_given_landmarks_are_found_by_folder_and_name(tmp_path):
 def test_lists_hold_buckets_and_names_that_are_odd(tmp_path):
     source = epath.Path(tmp_path / "photos.txt")
     source.write_text(f"a.png\n  gs://bucket/a b.png\n\n{tmp_path}/é\u202f.png\r\n")
-    found, _ = photos.find(str(source), epath.Path(tmp_path / "out"))
+    found, _ = worklist.find(str(source), epath.Path(tmp_path / "out"))
     assert {str(path) for path in found} == {
         f"{tmp_path}/a.png", "gs://bucket/a b.png", f"{tmp_path}/é\u202f.png",
     }  # fmt: skip
-    assert all(photos.fits_a_line(path) for path in found)
+    assert all(worklist.fits_a_line(path) for path in found)
     for name in ("a\nb.png", "a\u2028b.png", os.fsdecode(b"caf\xe9.png")):
-        assert not photos.fits_a_line(epath.Path(tmp_path / name))
+        assert not worklist.fits_a_line(epath.Path(tmp_path / name))
 
 
 def test_moved_noise_images_are_kept_and_draw_the_picture_again(home, tmp_path):

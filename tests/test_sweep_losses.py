@@ -28,9 +28,8 @@ from fxjax.images import from_uint8, load_image, save_image, to_uint8
 from fxjax.nn.generator import codes, synthesize
 from fxjax.nn.stylegan2 import StyleGAN2
 from fxjax.nn.vgg16 import VGG16, Heads
-from fxjax.runs import inversion, loss_measures, loss_page, loss_runs
-from fxjax.runs.loss_measures import MEASURES, PAPER, Judge, Result
-from fxjax.runs.loss_runs import Config
+from fxjax.runs import inversion, loss_page, loss_sweep
+from fxjax.runs.loss_sweep import MEASURES, PAPER, Config, Judge, Result
 
 SCALING: dict[str, Any] = {"mean": (0.0,) * 3, "deviation": (1.0,) * 3, "bgr": False}
 SMALL: dict[str, Any] = {
@@ -231,12 +230,12 @@ def test_the_judge_tells_persons_apart(judge, face, shared):
 
 
 def test_means_and_their_intervals():
-    assert loss_measures.mean([]) is None
-    assert loss_measures.mean([3.0]) == (3.0, None, 1)
-    two = loss_measures.mean([1.0, 2.0, 3.0])
+    assert loss_sweep.mean([]) is None
+    assert loss_sweep.mean([3.0]) == (3.0, None, 1)
+    two = loss_sweep.mean([1.0, 2.0, 3.0])
     assert two is not None
     assert two == pytest.approx((2.0, 4.30265 / math.sqrt(3), 3), rel=1e-5)
-    endless = loss_measures.mean([math.inf, 30.0])
+    endless = loss_sweep.mean([math.inf, 30.0])
     assert endless == (math.inf, None, 2)
 
 
@@ -268,7 +267,7 @@ def results(numbers: dict[str, list[float | None]], field: str) -> list[Result]:
 ])  # fmt: skip
 def test_verdicts(field, numbers, winner, answer):
     (measure,) = (measure for measure in MEASURES if measure.field == field)
-    verdict = loss_measures.verdict(results(numbers, field), list(numbers), measure)
+    verdict = loss_sweep.verdict(results(numbers, field), list(numbers), measure)
     assert (None if verdict is None else verdict.winner) == winner
     assert loss_page.sentence(verdict, measure) == answer
 
@@ -421,7 +420,7 @@ def test_defaults_are_those_of_the_inversion(home, tmp_path):
     given, _ = cli.parse(Config, needed)
     assert given == Config("m", "f", "i", "o")
     assert given.layers == ()
-    single = loss_runs.inversion_of(given, "block2_conv1")
+    single = loss_sweep.inversion_of(given, "block2_conv1")
     assert single.layers == ("block2_conv1",)
     standard = inversion.Config("i", "o", model="m", features="f", loss="perceptual")
     assert dataclasses.replace(single, layers=standard.layers) == standard

@@ -8,7 +8,7 @@ import pytest
 
 from experiments import transfer_batch
 from fxjax import tables
-from fxjax.runs import batch, photos
+from fxjax.runs import pairs, worklist
 from fxjax.training import data
 
 LINES = "filename,training_weight\n0.png,1\n1.png,0.5\n2.png,0\n"
@@ -76,7 +76,7 @@ def test_shared_tables(shared, tmp_path):
     with pytest.raises(ValueError, match=r"blank\.csv: row 3, column training_weight: the cell is"):
         data.read_weights(folder / "blank.csv", NAMES)
     config = transfer_batch.Config(pairs=str(folder / "pairs_bom.csv"), out=str(tmp_path))
-    (pair,) = batch.read_pairs(config)
+    (pair,) = pairs.read_pairs(config)
     assert [path.name for path in pair[:2]] == ["ann.jpg", "two.jpg"]
 
 
@@ -89,16 +89,16 @@ def test_pairs_of_other_systems(tmp_path):
     lines = "appearance;expression\r\npeople\\ann.png;people\\é.png\r\n"
     table.write_bytes(lines.encode("utf-16"))
     config = transfer_batch.Config(pairs=str(table), out=str(tmp_path / "out"))
-    (pair,) = batch.read_pairs(config)
+    (pair,) = pairs.read_pairs(config)
     assert all(path.exists() for path in pair[:2])
     table.write_text("appearance,expression\na.png,\n")
     with pytest.raises(
         ValueError, match=r"pairs\.csv: row 2, column expression: the cell is blank"
     ):
-        batch.read_pairs(config)
+        pairs.read_pairs(config)
     (tmp_path / "list.txt").write_bytes("people\\ann.png\r\n".encode("utf-16"))
     config = dataclasses.replace(config, pairs=None)
-    found, _ = photos.find(str(tmp_path / "list.txt"), tmp_path / "out")
+    found, _ = worklist.find(str(tmp_path / "list.txt"), tmp_path / "out")
     assert [path.name for path in found] == ["ann.png"]
 
 

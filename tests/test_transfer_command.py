@@ -21,10 +21,12 @@ from PIL import Image
 from processes import run_two
 
 from experiments import sweep_masks, transfer, transfer_batch
+from fxjax import files
 from fxjax.engine import Engine
 from fxjax.images import from_uint8, load_image, save_image
 from fxjax.runs import batch
-from fxjax.runs.masks import read_mask, read_rows
+from fxjax.runs.pairs import read_pairs
+from fxjax.runs.transfer_flags import read_mask, read_rows
 from fxjax.transfer_types import Settings
 
 
@@ -309,10 +311,10 @@ def test_photos_with_odd_names_cost_their_own_pairs(home, tmp_path):
     (people / "link.png").symlink_to(people / "ann.png")
     options = {"appearance": str(people), "expression": str(home / "drivers" / "cat.png")}
     config = batch_config(home, tmp_path / "out", **options)
-    pairs = batch.read_pairs(config)
+    pairs = read_pairs(config)
     entries = batch.invert_all(config, pairs, 32)
     rows = batch.each(tmp_path / "out", pairs, entries, {}, lambda *_: {})
-    batch.write_rows(tmp_path / "out" / "rows.csv", rows)
+    files.write_table(tmp_path / "out" / "rows.csv", rows, digits=6)
     assert {row["pair"]: row["status"] for row in rows_of(tmp_path / "out" / "rows.csv")} == {
         "ann__cat": "ok", "bob__cat": "ok", "link__cat": "ok",
         "new_line__cat": "failed", "caf__cat": "failed",
@@ -328,7 +330,7 @@ def test_pairs_have_names_of_their_own(tmp_path):
         "appearance,expression\na.png,b__c.png\na__b.png,c.png\ngs://bucket/d.png,a.png\n"
     )
     config = transfer_batch.Config(pairs=str(table), out=str(tmp_path / "out"))
-    pairs = batch.read_pairs(config)
+    pairs = read_pairs(config)
     assert [pair.name for pair in pairs] == ["a__b__c", "a__b__c-2", "d__a"]
     assert str(pairs[2].appearance) == "gs://bucket/d.png"
 
@@ -338,15 +340,15 @@ def test_a_table_of_pairs(home, tmp_path):
     table = tmp_path / "pairs.csv"
     table.write_text("appearance,expression\npeople/ann.png,people/bob.jpg\n")
     config = batch_config(home, tmp_path / "out", appearance=None, expression=None)
-    (pair,) = batch.read_pairs(dataclasses.replace(config, pairs=str(table)))
+    (pair,) = read_pairs(dataclasses.replace(config, pairs=str(table)))
     assert pair.name == "ann__bob"
     table.write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="columns appearance and expression"):
-        batch.read_pairs(dataclasses.replace(config, pairs=str(table)))
+        read_pairs(dataclasses.replace(config, pairs=str(table)))
     with pytest.raises(ValueError, match="give either --pairs"):
-        batch.read_pairs(config)
+        read_pairs(config)
     with pytest.raises(ValueError, match="--face=all: a pair is of one face"):
-        batch.read_pairs(dataclasses.replace(config, pairs=str(table), face="all"))
+        read_pairs(dataclasses.replace(config, pairs=str(table), face="all"))
 
 
 def test_a_sweep_of_masks(home, tmp_path):

@@ -15,7 +15,7 @@ from experiments import transfer_video
 from fxjax.faces import expression
 from fxjax.files import absolute
 from fxjax.images import load_image, save_image
-from fxjax.runs import frames
+from fxjax.runs import video
 
 FACE = ASTRONAUT[:256, 96:352]
 WALL = np.full((256, 256, 3), 90, np.uint8)
@@ -62,21 +62,21 @@ def test_a_run_does_not_go_on_with_other_files(home):
     assert {path: path.stat().st_mtime_ns for path in (home / "out" / "codes").iterdir()} == before
     assert drawn(home) == ["000000.png", "000001.png", "000002.png"]
 
-    with pytest.raises(ValueError, match=r"other settings or files \(strength\); give"):
+    with pytest.raises(ValueError, match=r"--strength was 1\.0, is now 0\.5; give"):
         run(home, strength=0.5)
     (home / "seen" / "0.png").unlink()
-    with pytest.raises(ValueError, match=r"other settings or files \(the frames' bytes\); give"):
+    with pytest.raises(ValueError, match=r"the frames' bytes was \w+, is now \w+; give"):
         run(home)
     shutil.copy(home / "all" / "0.png", home / "seen" / "0.png")
     save_image(home / "ann.png", SEEN[1])
-    with pytest.raises(ValueError, match=r"other settings or files \(the photo's bytes\); give"):
+    with pytest.raises(ValueError, match=r"the photo's bytes was \d+, is now \d+; give"):
         run(home)
     save_image(home / "ann.png", FACE)
     card = home / "vgg" / "model.json"
     sha = json.loads(card.read_text())["parts"]["features"]["sha256"]
-    state = home / "out" / "state.json"
+    state = home / "out" / "state" / "run.json"
     state.write_text(state.read_text().replace(sha, "0" * 64))
-    with pytest.raises(ValueError, match=r"other settings or files \(features_sha256\); give"):
+    with pytest.raises(ValueError, match=r"the features_sha256 was 0+, is now \w+; give"):
         run(home)
 
     (home / "seen" / "0.png").unlink()
@@ -92,7 +92,7 @@ def test_foreign_folders_are_left_alone(home):
     with pytest.raises(ValueError, match="is where results are written; give another --out"):
         run(home, driver=str(home / "out" / "frames"))
     save_image(home / "seen" / "out" / "frames" / "000000.png", WALL)
-    assert frames.Source(str(home / "seen"), absolute(home / "seen" / "out"), 9).count == 3
+    assert video.Source(str(home / "seen"), absolute(home / "seen" / "out"), 9).count == 3
 
 
 def test_frames_with_a_face_drive(home, capsys):
@@ -142,10 +142,10 @@ def test_trembling_landmarks_are_steadied(smiling):
     rng = np.random.default_rng(0)
     moves = [smiling + np.array([3.0 * number, 0]) for number in range(8)]
     faces = {number: face + rng.normal(0, 0.5, (68, 2)) for number, face in enumerate(moves)}
-    found = frames.steadied(faces)
+    found = video.steadied(faces)
     away = lambda some: np.mean([np.abs(some[k] - moves[k])[48:].mean() for k in range(1, 7)])
     assert away(found) < 0.75 * away(faces)
-    lone = frames.steadied({3: smiling})
+    lone = video.steadied({3: smiling})
     np.testing.assert_allclose(lone[3], smiling)
     turned = expression.pose(found[4]) - expression.pose(moves[4])
     assert np.abs(turned).max() < 3

@@ -10,7 +10,7 @@ from experiments import transfer_batch
 from fxjax import cli, files, tables, zoo
 from fxjax.faces import detect
 from fxjax.images import load_image, save_image
-from fxjax.runs import batch, frames, photos
+from fxjax.runs import pairs, video, worklist
 from fxjax.training import data
 
 URL = "https://example.org/a.jpg"
@@ -26,12 +26,12 @@ URL = "https://example.org/a.jpg"
         detect.Detector,
         zoo.load,
         source.open_weights,
-        lambda url: photos.find(url, files.absolute("out")),
-        lambda url: frames.Source(url, files.absolute("out"), 9),
+        lambda url: worklist.find(url, files.absolute("out")),
+        lambda url: video.Source(url, files.absolute("out"), 9),
         lambda url: save_image(url, load_image(url)),
         lambda url: files.write(url, b""),
         lambda url: files.new_folder(url).__enter__(),
-        lambda url: batch.read_pairs(transfer_batch.Config(out="out", pairs=url)),
+        lambda url: pairs.read_pairs(transfer_batch.Config(out="out", pairs=url)),
     ],
 )
 @pytest.mark.parametrize("url", [URL, URL.replace("//", "/"), "file:///a.jpg", "data:image/png,A"])
@@ -46,7 +46,7 @@ def test_urls_are_refused_in_one_line(tmp_path, monkeypatch, use, url):
 def test_urls_in_lists_and_tables(tmp_path):
     (tmp_path / "list.txt").write_text(f"{URL}\n")
     with pytest.raises(ValueError, match="is a URL where a file is wanted"):
-        photos.find(str(tmp_path / "list.txt"), tmp_path)
+        worklist.find(str(tmp_path / "list.txt"), tmp_path)
 
 
 def test_buckets_and_odd_names_are_no_urls(tmp_path):

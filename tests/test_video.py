@@ -13,7 +13,7 @@ import pytest
 
 from fxjax import files
 from fxjax.images import load_image, save_image
-from fxjax.runs import frames, video
+from fxjax.runs import video
 
 NTSC = Fraction(30000, 1001)
 
@@ -61,14 +61,14 @@ def make(
     return path
 
 
-def redone(source: pathlib.Path, out: pathlib.Path, most: int = 999) -> frames.Source:
+def redone(source: pathlib.Path, out: pathlib.Path, most: int = 999) -> video.Source:
     """The frames of a video as the pictures of its result."""
-    read = frames.Source(str(source), files.absolute(out), most)
+    read = video.Source(str(source), files.absolute(out), most)
     pictures = []
     for number, photo in enumerate(read):
         pictures.append(files.absolute(out) / "frames" / f"{number:06d}.png")
         save_image(pictures[-1], photo)
-    frames.write_videos(files.absolute(out), pictures, read, "edited")
+    video.write_videos(files.absolute(out), pictures, read, "edited")
     return read
 
 
@@ -167,7 +167,7 @@ def test_a_cut_video_says_how_much_is_missing(tmp_path):
     assert f"a.mp4: its header promises 30 frames and {count} could be read: " in read.lost()
     source.write_bytes(content[: content.index(b"moov") + 9])
     with pytest.raises(ValueError, match=r"cannot be read as a video \(") as caught:
-        frames.Source(str(source), files.absolute(tmp_path / "out"), 9)
+        video.Source(str(source), files.absolute(tmp_path / "out"), 9)
     assert "\n" not in str(caught.value)
 
 
@@ -209,7 +209,7 @@ def test_playlists_and_sound_alone_are_no_videos(tmp_path):
 def test_without_pyav_there_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ValueError, match=r"videos need PyAV: pip install 'fxjax\[video\]'"):
-        frames.Source(str(tmp_path), files.absolute(tmp_path / "out"), 9)
+        video.Source(str(tmp_path), files.absolute(tmp_path / "out"), 9)
 
 
 def test_shared_videos(shared, tmp_path):

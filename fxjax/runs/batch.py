@@ -1,56 +1,44 @@
-"""Many pairs of photos: which they are, their codes, and a folder of results that can go on.
+"""Many pairs of photos: their codes, a folder of results that can go on, and its reports.
 
 Each photo is inverted once, by experiments.invert in <out>/inversion, whatever the number of its
 pairs. Each pair is done by one process and leaves a JSON of its row, last of all its files.
 """
 
-import dataclasses
+import collections
+import functools
 import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from fxjax import files, images, steps, tables, zoo
+from fxjax import files, images, metrics, report, steps, zoo
 from fxjax.engine import LAYERS
-from fxjax.faces import align
+from fxjax.faces import align, verdict
+from fxjax.images import load_image
 from fxjax.losses import feature_size
-from fxjax.runs import inversion, runfolder, transfer_flags, worklist
-from fxjax.runs.photos import beside, find, fits_a_line, free_name, photo_names, shown
-from fxjax.transfer_types import Located
+from fxjax.runs import inversion, inverted, journal, worklist
+from fxjax.runs.pairs import Pair, Pairs
+from fxjax.runs.worklist import OK, fits_a_line, shown
+from fxjax.transfer_types import PRESETS, Located
 from fxjax.types import Codes
 
-OK = worklist.OK
 FOLDERS = ("state", "results", "faces", "codes", "scores")  # of all commands that take pairs
 FILES = ("results.csv", "summary.csv", "masks.csv", "rows.csv", "report.html")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Pairs(transfer_flags.Search):
-    """Flags of every command that takes many pairs."""
-
-    out: Annotated[str, "folder for all results"]
-    appearance: Annotated[str | None, "photos whose faces change: folder, glob, .txt, file"] = None
-    expression: Annotated[str | None, "photos that drive: all pairs of the two are taken"] = None
-    pairs: Annotated[str | None, "CSV with columns appearance and expression instead"] = None
-    face: Annotated[str, "largest, a number (left to right), or x,y: of every photo"] = "largest"
-    batch: Annotated[int, "faces inverted at once; 0 is what the free memory holds"] = 0
-    restart: Annotated[bool, "remove an earlier run's results in --out and begin anew"] = False
-
-
-class Pair(NamedTuple):
-    """Two photos, their names, and the name of the pair's files."""
-
-    appearance: epath.Path
-    expression: epath.Path
-    names: tuple[str, str]
-    name: str
+MEASURES = ("gain", "to_person", "to_driver", "outside", "expression_loss", "appearance_loss")
+EFFECTS = {
+    "expression": "change of the expression loss E when the row is the driver's (below 0: good)",
+    "appearance": "change of the appearance loss A (0: the face keeps its looks)",
+    "gain alone": "expression that the row alone carries over, of 1 for all rows",
+    "pose alone": "pose that the row alone carries over, of 1 for all rows",
+    "identity alone": "dlib distance that the row alone moves the face",
+}
 
 
 class Known(NamedTuple):
@@ -58,45 +46,6 @@ class Known(NamedTuple):
 
     face: Located
     code: np.ndarray
-
-
-def read_pairs(config: Pairs) -> list[Pair]:
-    """The pairs in a fixed order. ValueError for none, or for a table without the columns."""
-    if config.face == "all":
-        raise ValueError(
-            "--face=all: a pair is of one face in each photo; want largest, a number or x,y "
-            "(experiments.transfer --face=all changes all faces of a photo)"
-        )
-    if (config.pairs is None) == (config.appearance is None or config.expression is None):
-        raise ValueError("give either --pairs=CSV, or both --appearance and --expression")
-    out = files.absolute(config.out)
-    if config.pairs is None:
-        first, _ = find(str(config.appearance), out)
-        second, _ = find(str(config.expression), out)
-        both = [(a, b) for a in first for b in second if a != b]
-    else:
-        both = _table(files.absolute(config.pairs))
-    if not both:
-        raise ValueError("there is no pair of two different photos")
-    paths = sorted({path for pair in both for path in pair}, key=str)
-    names = dict(zip(paths, photo_names(paths), strict=True))
-    pairs, taken = [], set[str]()
-    for a, b in dict.fromkeys(both):
-        name = free_name(f"{names[a]}__{names[b]}", taken)  # a, b__c and a__b, c would be alike
-        pairs.append(Pair(a, b, (names[a], names[b]), name))
-    return pairs
-
-
-def _table(source: epath.Path) -> list[tuple[epath.Path, epath.Path]]:
-    rows = tables.read(source)
-    wanted = ("appearance", "expression")
-    if rows and not set(wanted) <= rows[0].keys():
-        raise ValueError(
-            f"{source}: want a CSV whose first line names the columns appearance and expression; "
-            f"it names {', '.join(rows[0])}"
-        )
-    first, second = ([beside(source, row.filled(name)) for row in rows] for name in wanted)
-    return list(zip(first, second, strict=True))
 
 
 def invert_all(
@@ -133,7 +82,7 @@ def invert_all(
     inversion.invert_photos(own)  # pairs of photos that failed will say so
     entries = worklist.wait(folder)
     if jax.process_count() > 1:  # each returned when its own share was done
-        runfolder.all_rows(folder, entries, patient=True)
+        inverted.all_rows(folder, entries)
     listed = {entry.photo: entry for entry in entries}
     why = "no list can hold its path (line breaks, no UTF-8, below --out): rename or move it"
     return {
@@ -147,7 +96,7 @@ def _forget(out: epath.Path) -> None:
 
     The state goes first, so that what is killed meanwhile takes no pair without files as done.
     """
-    if (out / "inversion" / "state" / "run.json").exists():
+    if journal.begun(out / "inversion"):
         files.remove(out, (*FOLDERS, *FILES))
 
 
@@ -196,12 +145,10 @@ def each(
         except Exception as error:  # whatever is wrong with a pair costs that pair alone
             row |= {"status": "failed", "message": _said(error)}
         row["seconds"] = round(time.monotonic() - began, 2)
-        text = json.dumps({"mark": marks[pair], "row": row})
-        files.write(_place(out, pair), text.encode())
+        journal.write(out, _entry(pair), {"mark": marks[pair], "row": row})
     found = []
     for pair in pairs:
-        while (done := _row(out, pair, marks[pair])) is None:
-            time.sleep(0.5)  # another process is at it
+        done = journal.wait(functools.partial(_row, out, pair, marks[pair]))
         photos = {"appearance": shown(pair.appearance), "expression": shown(pair.expression)}
         found.append({"pair": pair.name, **photos, **done})
     return found
@@ -230,29 +177,116 @@ def _mark(key: Mapping[str, Any], *shas: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _place(out: epath.Path, pair: Pair) -> epath.Path:
-    return out / "state" / f"{hashlib.sha256(pair.name.encode()).hexdigest()[:24]}.json"
+def _entry(pair: Pair) -> str:
+    return hashlib.sha256(pair.name.encode()).hexdigest()[:24]
 
 
 def _row(out: epath.Path, pair: Pair, mark: str) -> dict[str, Any] | None:
-    place = _place(out, pair)
-    if not place.exists():
-        return None
-    saved = json.loads(place.read_text())
-    return saved["row"] if saved["mark"] == mark else None
-
-
-def write_rows(path: epath.Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A CSV with every column that a row has."""
-    files.write_table(path, [{name: _cell(row[name]) for name in row} for row in rows])
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.6g}"
-    return value
+    saved = journal.read(out, _entry(pair))
+    return saved["row"] if saved is not None and saved["mark"] == mark else None
 
 
 def codes_of(*faces: Known) -> Codes:
     """Their codes on the device."""
     return jnp.asarray(np.stack([face.code for face in faces]))
+
+
+def summarize(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """For each method: the mean measures, and how often it stays nearer to the person."""
+    names = dict.fromkeys(k[: -len(": gain")] for row in rows for k in row if k.endswith(": gain"))
+    found = []
+    for name in names:
+        line: dict[str, Any] = {"method": name, "pairs": len(rows)}
+        for measure in MEASURES:
+            values = [row[f"{name}: {measure}"] for row in rows if f"{name}: {measure}" in row]
+            line[measure], line[f"{measure} +-"] = metrics.interval(values)
+        own = np.array([row.get(f"{name}: to_person", math.nan) for row in rows])
+        other = np.array([row.get(f"{name}: to_driver", math.nan) for row in rows])
+        seen = np.isfinite(own)
+        line["nearer to person"] = float((own < other)[seen].mean()) if seen.any() else math.nan
+        line["no face"] = float((~seen).mean())
+        line["gain - distance"] = line["gain"] - line["to_person"]
+        found.append(line)
+    return found
+
+
+def page(
+    out: epath.Path,
+    pairs: Sequence[Pair],
+    rows: Sequence[Mapping[str, Any]],
+    summary: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, str],
+) -> str:
+    """A table of all pairs that sorts by any column."""
+    head = ["appearance", "expression", "result", "pair", "status", "verdict", "mask", *MEASURES]
+
+    def cells() -> Iterator[list[report.Cell]]:
+        good = lambda both: both[1].get("verdict") in (None, "unchanged", verdict.WHOLE)
+        for pair, row in sorted(zip(pairs, rows, strict=True), key=good):  # to be looked at first
+            pictures: list[report.Cell] = [None] * 3
+            if row["status"] == OK:
+                faces = [out / "inversion" / "targets" / f"{name}.png" for name in pair.names]
+                faces = [*faces, out / "faces" / f"{pair.name}.png"]
+                pictures = [report.Picture(load_image(face)) for face in faces]
+            numbers = [row.get(f"result: {name}") for name in MEASURES]
+            status = f"{row['status']}: {row['message']}" if row["message"] else row["status"]
+            yield [
+                *pictures, pair.name, status, row.get("verdict"), row.get("mask"), *numbers
+            ]  # fmt: skip
+
+    means = {
+        line["method"]: f"gain {line['gain']:.2f}, distance {line['to_person']:.2f}, "
+        f"difference {line['gain - distance']:.2f}"
+        for line in summary
+    }
+    return report.page("Expressions transferred", {**facts, **means}, head, cells())
+
+
+def row_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """For each row of the generator: mean effects with 95 % intervals, and its share of the best.
+
+    `rows` are the pairs', with effects [rows, 2] and alone [rows, 3].
+    """
+    effects = np.array([row["effects"] for row in rows], float)
+    alone = np.array([row["alone"] for row in rows], float)
+    each = np.concatenate([effects, alone], axis=2)
+    best = np.array([[bit == "1" for bit in row["mask"]] for row in rows])
+    table = []
+    for k in range(each.shape[1]):
+        line: dict[str, Any] = {"row": k, "in the best mask": float(best[:, k].mean())}
+        for place, name in enumerate(EFFECTS):
+            line[name], line[f"{name} +-"] = metrics.interval(each[:, k, place].tolist())
+        table.append(line)
+    return table
+
+
+def mask_page(
+    rows: Sequence[Mapping[str, Any]],
+    effects: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, str],
+) -> str:
+    """Bars with intervals for each measure, the most frequent best masks, and the presets."""
+    parts = []
+    labels = [f"row {line['row']}" for line in effects]
+    for name, note in EFFECTS.items():
+        means = [line[name] for line in effects]
+        widths = [line[f"{name} +-"] for line in effects]
+        parts.append(f"<h2>{report.escape(name)}</h2><p>{report.escape(note)}</p>")
+        parts.append(report.bars(labels, means, widths))
+    shares = [line["in the best mask"] for line in effects]
+    parts += ["<h2>Share of pairs whose best mask takes the row</h2>"]
+    parts += [report.bars(labels, shares, [float("nan")] * len(shares))]
+    common = collections.Counter(row["mask"] for row in rows).most_common(10)
+    items = "".join(f"<li><code>{mask}</code> {count} pairs</li>" for mask, count in common)
+    parts.append(f"<h2>The most frequent best masks</h2><p>Row 0 first.</p><ul>{items}</ul>")
+    for name, taken in PRESETS.items():
+        ranks = [row[f"rank of {name} rows"] for row in rows if f"rank of {name} rows" in row]
+        if not ranks:
+            continue
+        total = rows[0]["masks"]
+        share = np.mean([all(row["mask"][k] == "1" for k in taken) for row in rows])
+        parts.append(
+            f"<h2>Rows {taken} ({name})</h2><p>Their mask ranks {np.median(ranks):.0f} of "
+            f"{total} (median over pairs); {100 * share:.0f} % of the best masks take both.</p>"
+        )
+    return report.document("Which rows carry what", facts, "\n".join(parts))

@@ -1,15 +1,16 @@
-"""Searches the codes of one batch of faces, and can be killed and go on.
+"""Searches the codes of one batch of faces, and tunes the weights around them if asked.
 
-The search's whole state is saved now and then, between calls of one compiled program. On CPUs the
+Killed, it goes on: the search's whole state is saved now and then, between calls of one compiled
+program, and a face is tuned once its file tuned/NAME.npz is there. On CPUs the
 codes are those of a run that was not killed, bit for bit; GPUs add in no fixed order.
 """
 
+import dataclasses
 import functools
-import io
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,13 +19,15 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, UInt8
 
-from fxjax import files, losses, sharding
-from fxjax.codes import invert, whiten
 from fxjax.images import from_uint8, to_uint8
 from fxjax.nn.generator import synthesize
-from fxjax.runs import worklist
-from fxjax.runs.worklist import Entry
 from fxjax.sharding import free_memory
+from fxjax import losses, metrics, sharding
+from fxjax.codes import invert, pivotal, whiten
+from fxjax.images import from_uint8, save_image, to_uint8
+from fxjax.runs import journal, worklist
+from fxjax.runs.inverted import Row
+from fxjax.runs.worklist import OK, Entry
 from fxjax.types import Codes, Images, Photos
 
 EVERY = 10  # steps of one call, at most: the least that strips show
@@ -141,12 +144,13 @@ class Search:
         self,
         entries: Sequence[Entry],
         targets: Photos,
-        place_file: epath.Path,
+        kept: tuple[epath.Path, str],
         progress: Callable[[float, float], None],
     ) -> Found:
-        """Inverts `targets`, the entries' and then padding; goes on from `place_file` if it fits.
+        """Inverts `targets`, the entries' and then padding; goes on from what the journal has.
 
-        `progress` is told the share of the batch done since the last call, and the mean loss.
+        `kept` are the run's folder and this process's entry in its journal. `progress` is told the
+        share of the batch done since the last call, and the mean loss.
         """
         walk, loss, judge, mesh = self.models
         settings, began = self.settings, time.monotonic()
@@ -155,7 +159,7 @@ class Search:
         key = json.dumps([names, len(entries)])
         placed = sharding.split_batch(targets, mesh)
         goal = self.goal(padded, placed)
-        saved = _restore(place_file, key)
+        saved = journal.read_arrays(*kept, key)
         strips, seconds, begun, done = [], 0.0, None, 0
         if saved is None:
             start = self._split(self.models.begun(self.start(names, goal, targets)))
@@ -181,7 +185,7 @@ class Search:
             progress(share, float(np.nanmean(curves[: len(entries), -1:])))
             if time.monotonic() - last >= self.save_seconds and done < settings.steps:
                 spent = seconds + time.monotonic() - began
-                _save(place_file, key, place, start, curves, strips, spent)
+                journal.write_arrays(*kept, key, _arrays(place, start, curves, strips, spent))
                 last = time.monotonic()
 
         place, curves = invert.run(
@@ -269,34 +273,112 @@ class Search:
         return devices * 2 ** max(0, math.floor(math.log2(max(held, 1))))
 
 
-def _save(
-    path: epath.Path,
-    key: str,
-    place: invert.Place,
-    start: Codes,
-    curves: np.ndarray,
-    strips: list[Photos],
-    seconds: float,
-) -> None:
-    leaves: dict[str, Any] = {
-        f"leaf{index}": np.asarray(leaf) for index, leaf in enumerate(jax.tree.leaves(place))
-    }
-    buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        key=np.array(key),
-        start=np.asarray(start),
-        curves=curves,
-        strips=np.array(strips, np.uint8),
-        seconds=np.array(seconds),
-        **leaves,
-    )
-    files.write(path, buffer.getvalue())
+def _arrays(
+    place: invert.Place, start: Codes, curves: np.ndarray, strips: list[Photos], seconds: float
+) -> dict[str, Any]:
+    """The whole state of a search between two calls."""
+    leaves = {f"leaf{index}": np.asarray(leaf) for index, leaf in enumerate(jax.tree.leaves(place))}
+    shown = np.array(strips, np.uint8)
+    return {
+        "start": np.asarray(start),
+        "curves": curves,
+        "strips": shown,
+        "seconds": seconds,
+    } | leaves
 
 
-def _restore(path: epath.Path, key: str) -> dict[str, np.ndarray] | None:
-    """A batch's saved state, or None if there is none of this batch."""
-    if not path.exists():
-        return None
-    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-        return dict(arrays) if str(arrays["key"]) == key else None
+class Tuner:
+    """Tunes the weights for the faces of one batch after another with one compiled program."""
+
+    def __init__(self, search: Search, settings: pivotal.Settings, generator_sha256: str):
+        self.search, self.settings, self.sha256 = search, settings, generator_sha256
+        self.note = json.dumps(dataclasses.asdict(settings))
+
+    def __call__(
+        self,
+        out: epath.Path,
+        entries: Sequence[Entry],
+        rows: Sequence[Row],
+        found: Found,
+        targets: Photos,
+    ) -> list[Row]:
+        """The faces' rows with what tuning makes of them; writes tuned/NAME.png and NAME.npz.
+
+        A face that was tuned around this very code already is left as it is.
+        """
+        rows, left = list(rows), []
+        for i, row in enumerate(rows):
+            if row.status == OK:
+                facts = self._done(out / "tuned" / f"{row.name}.npz", found.codes[i])
+                if facts is None:
+                    left.append(i)
+                else:
+                    rows[i] = _added(row, facts)
+        width = self.search.models.mesh.size  # one face on each device
+        for first in range(0, len(left), width):
+            group = left[first : first + width]
+            facts = self._tune(out, entries, group, found, targets)
+            for i, fact in zip(group, facts, strict=True):
+                rows[i] = _added(rows[i], fact)
+        return rows
+
+    def _done(self, path: epath.Path, code: np.ndarray) -> dict[str, Any] | None:
+        if not path.exists():
+            return None
+        old = pivotal.load(path)
+        same = old.generator_sha256 == self.sha256 and old.facts.pop("settings", "") == self.note
+        return old.facts if same and np.array_equal(old.code, code) else None
+
+    def _tune(
+        self,
+        out: epath.Path,
+        entries: Sequence[Entry],
+        group: Sequence[int],
+        found: Found,
+        targets: Photos,
+    ) -> list[dict[str, Any]]:
+        """Tunes at most one face per device; what to add to their rows."""
+        began = time.monotonic()
+        models = self.search.models
+        generator, loss, judge, mesh = models.generator, models.loss, models.judge, models.mesh
+        picks = [*group, *[group[-1]] * (mesh.size - len(group))]
+        placed = sharding.split_batch(targets[picks], mesh)
+        codes = sharding.split_batch(found.codes[picks], mesh)
+        noise = found.noise and sharding.split_batch([each[picks] for each in found.noise], mesh)
+        goal = self.search.goal([entries[i] for i in picks], placed)
+        try:
+            tuning = pivotal.tune(
+                generator, loss, goal, codes, self.settings, noise=noise, mesh=mesh
+            )
+            pictures, distances, lpips = compare(loss, judge, goal, tuning.images, placed)
+            curves = np.asarray(tuning.losses)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise ValueError("pivotal tuning does not fit into the memory; try --remat") from error
+        pictures = np.asarray(pictures)
+        seconds = (time.monotonic() - began) / len(group)
+        facts = []
+        for k, i in enumerate(group):
+            if not np.isfinite(curves[k]).all():
+                facts.append({"message": "pivotal tuning met a NaN; try a lower --pivotal_rate"})
+                continue
+            name = entries[i].name
+            facts.append({
+                "loss_tuned": float(distances[k]),
+                "psnr_tuned": metrics.psnr(pictures[k], targets[i]),
+                "ssim_tuned": metrics.ssim(pictures[k], targets[i]),
+                "lpips_tuned": None if lpips is None else float(lpips[k]),
+                "seconds": round(seconds, 3),
+            })  # fmt: skip
+            save_image(out / "tuned" / f"{name}.png", pictures[k])
+            differences = {key: np.asarray(each[k]) for key, each in tuning.differences.items()}
+            note = facts[-1] | {"settings": self.note}
+            path = out / "tuned" / f"{name}.npz"
+            pivotal.save(path, differences, found.codes[i], self.sha256, note)
+        return facts
+
+
+def _added(row: Row, facts: Mapping[str, Any]) -> Row:
+    seconds = round((row.seconds or 0.0) + facts.get("seconds", 0.0), 3)
+    return row._replace(**{**facts, "seconds": seconds})

@@ -1,4 +1,4 @@
-"""The inversion run behind `experiments.invert`: its flags, its models, and its batches.
+"""The inversion run behind `experiments.invert`: its flags, models, starting codes and batches.
 
 Batches are a pure function of the list of faces and the batch size, and both are written down
 before the first of them, so that a killed run goes on with the same ones.
@@ -20,16 +20,17 @@ from fxjax import checkpoint, files, load, losses, metrics, sharding, zoo
 from fxjax.codes import invert, pivotal, whiten
 from fxjax.images import contact_sheet, load_image
 from fxjax.nn.generator import Generator, synthesize
-from fxjax.runs import runfolder, starts, worklist
-from fxjax.runs.descent import Found, Models, Search
+from fxjax.runs import inverted, journal, worklist
+from fxjax.runs.descent import Found, Models, Search, Tuner
+from fxjax.runs.inverted import Row
 from fxjax.runs.progress import Progress
-from fxjax.runs.runfolder import Row
-from fxjax.runs.tuning import Tuner
 from fxjax.runs.worklist import OK, Entry, Options
 from fxjax.sharding import halved
+from fxjax.types import Codes, Images, Photos
 
 WHITENED = "whitened"
 COUNTS = ("batch", "devices", "tries", "noise_pull", "region_weight", "pivotal_steps")  # from 0
+ENCODER = "encoder"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,11 +121,11 @@ def prepare(config: Config) -> Search:
     judge = None if features is None else metrics.lpips_style(features)
     walk = whiten.of(config.model, generator) if config.space == WHITENED else generator
     models = Models(*sharding.replicate((walk, loss, judge), mesh), mesh)
-    encoder = starts.encoder(config.model, config.start)
+    encoder = encoder_of(config.model, config.start)
     return Search(
         models,
         settings,
-        functools.partial(starts.codes, models, config.start, config.tries, encoder),
+        functools.partial(starts, models, config.start, config.tries, encoder),
         strip=config.strip,
         save_seconds=config.save_seconds,
         profile_dir=config.profile_dir,
@@ -192,8 +193,12 @@ def make_loss(generator: Generator, features: Any, config: Config) -> Any:
 
 
 def check_start(config: Config, search: Search, entries: Sequence[Entry]) -> None:
-    """Reads all codes that --start names once, so that a bad one is an error now."""
-    starts.check(config.start, search.models, entries)
+    """Reads all codes that --start names once: FileNotFoundError or ValueError for a bad one."""
+    generator = search.models.generator
+    if config.start not in ("mean", "best", ENCODER):
+        for entry in entries:
+            if entry.status == OK:
+                _given(config.start, entry.name, (len(generator.rows), generator.dim))
 
 
 def invert_photos(config: Config) -> list[Row]:
@@ -203,10 +208,11 @@ def invert_photos(config: Config) -> list[Row]:
     """
     out, chief = files.absolute(config.out), jax.process_index() == 0
     sums, settings = shas(config), dataclasses.asdict(config)
+    own = (*inverted.FILES, *inverted.FOLDERS)
     if not config.restart:
-        runfolder.check(out, settings, sums)
+        journal.check(out, settings, sums)
     search = prepare(config)
-    runfolder.begin(out, settings, sums, restart=config.restart)
+    journal.begin(out, settings, sums, results=own if config.restart else ())
     if chief:
         entries = worklist.make(out, config.images, faces_of(config, search))
     else:
@@ -214,18 +220,18 @@ def invert_photos(config: Config) -> list[Row]:
     check_start(config, search, entries)
     tuning = tuner(config, search)
     count = sum(entry.status == worklist.OK for entry in entries)
-    batch = runfolder.agree_batch(out, lambda: config.batch or search.batch(count))
+    batch = journal.agree(out, "batch", lambda: config.batch or search.batch(count))
     note = json.dumps(settings | sums | {"batch": batch})
     with Progress(out, entries, batch, tensorboard=config.tensorboard) as progress:
         told = progress.move, progress.finished
         run(out, entries, search, batch, note, *told, tuner=tuning)
     if not chief:
         return []
-    rows = runfolder.all_rows(out, entries, patient=jax.process_count() > 1)
-    runfolder.write_table(out, rows)
+    rows = inverted.all_rows(out, entries)
+    inverted.write_table(out, rows)
     facts = {name: str(getattr(config, name)) for name in ("model", "steps", "rate", "space")}
     facts |= {"loss": kind_of(config), "device": sharding.described()}
-    runfolder.write_report(out, rows, facts | {"computed in": config.dtype})
+    inverted.write_report(out, rows, facts | {"computed in": config.dtype})
     return rows
 
 
@@ -245,13 +251,12 @@ def run(
     enough = search.settings.enough
     me, processes = jax.process_index(), jax.process_count()
     devices = search.models.mesh.size
-    size_file = out / "state" / f"size{me}.json"
-    place_file = out / "state" / f"place{me}.npz"
-    size = json.loads(size_file.read_text()) if size_file.exists() else batch
+    kept_size, kept_place = f"size{me}", f"place{me}"
+    size = journal.read(out, kept_size) or batch
     for unit in range(me * batch, len(faces), processes * batch):
         first, end = unit, min(unit + batch, len(faces))
         while first < end:
-            rows = runfolder.read_rows(out, first)
+            rows = inverted.read_rows(out, first)
             if rows is not None:
                 progress(len(rows), math.nan)
                 first += len(rows)
@@ -261,13 +266,13 @@ def run(
             targets = np.stack([load_image(out / "targets" / f"{e.name}.png") for e in padded])
             told = functools.partial(_tell, progress, len(part))
             try:
-                found = search.run(part, targets, place_file, told)
+                found = search.run(part, targets, (out, kept_place), told)
             except jax.errors.JaxRuntimeError as error:
                 size = halved(
                     size, error, "pictures (--remat or --dtype=bfloat16 take less)", least=devices
                 )
                 print(f"out of memory; going on with {size} pictures at once", flush=True)
-                files.write(size_file, json.dumps(size).encode())
+                journal.write(out, kept_size, size)
                 continue
             rows = [
                 _write(out, part, i, found, targets[i], settings, enough) for i in range(len(part))
@@ -276,8 +281,8 @@ def run(
                 rows = tuner(out, part, rows, found, targets)
             for row, curve in zip(rows, found.curves, strict=False):
                 finished(row, curve)
-            runfolder.write_rows(out, first, rows)
-            place_file.unlink(missing_ok=True)
+            inverted.write_rows(out, first, rows)
+            journal.drop_arrays(out, kept_place)
             first += len(part)
 
 
@@ -307,7 +312,7 @@ def _write(
         strip = np.stack([step[i] for step in found.strips])
         pictures["strips"] = contact_sheet(strip, len(strip))
     noise = [each[i] for each in found.noise or ()]
-    runfolder.write_face(out, entry, found.codes[i], settings, curve.tolist(), pictures, noise)
+    inverted.write_face(out, entry, found.codes[i], settings, curve.tolist(), pictures, noise)
     return Row(
         entry.photo,
         entry.name,
@@ -318,3 +323,61 @@ def _write(
         None if found.lpips is None else float(found.lpips[i]),
         seconds,
     )
+
+
+def encoder_of(model: str, start: str) -> Any:
+    """What `start` "encoder" reads the faces with, else None. ValueError if `model` has none."""
+    if start != ENCODER:
+        return None
+    parts = checkpoint.read_card(zoo.find(model))["parts"]
+    if ENCODER not in parts:
+        raise ValueError(
+            f"--start=encoder: {model} has no encoder, it has {', '.join(parts)}; "
+            "converted e4e and pSp files have one"
+        )
+    return load(model, part=ENCODER)
+
+
+def starts(
+    models: Models,
+    start: str,
+    tries: int,
+    encoder: Any,
+    names: Sequence[str],
+    goal: Any,
+    targets: Photos,
+) -> Codes:
+    """The codes at which the searches of these faces start."""
+    if encoder is not None:
+        return _read(encoder, jnp.asarray(encoder.prepared(targets)))
+    generator, loss = models.generator, models.loss
+    if start == "mean":
+        return invert.mean_codes(generator, len(names))
+    if start == "best":
+        key = jax.random.key(0)  # the same tries for every batch, so that batches do not matter
+        return invert.best_random(generator, loss, goal, key, tries)
+    shape = len(generator.rows), generator.dim
+    return jnp.asarray(np.stack([_given(start, name, shape) for name in names]))
+
+
+@jax.jit
+def _read(encoder: Any, images: Images) -> Codes:
+    return encoder(images)
+
+
+def _given(start: str, name: str, shape: tuple[int, int]) -> np.ndarray:
+    """A face's code, from its own file in a folder or from one file for all."""
+    path = files.absolute(start)
+    path = path / f"{name}.npz" if path.is_dir() else path
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no code {path} to start from (--start: mean, best, encoder, file, folder)"
+        )
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            ws = np.asarray(arrays["ws"], np.float32)
+    except Exception as error:  # zip and numpy have a dozen kinds of their own
+        raise ValueError(f"{path} holds no codes (an array ws): {error}") from None
+    if ws.shape != shape or not np.isfinite(ws).all():
+        raise ValueError(f"{path} has ws of shape {ws.shape}; this model wants {shape}, finite")
+    return ws

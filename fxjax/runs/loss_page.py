@@ -7,20 +7,21 @@ from etils import epath
 from fxjax import files
 from fxjax.images import load_image
 from fxjax.report import Picture, escape, image_tag
-from fxjax.runs.loss_measures import (
+from fxjax.runs.loss_sweep import (
     ENOUGH,
     MEASURES,
     PAPER,
+    PIXELS,
     Mean,
     Measure,
     Result,
     Verdict,
     by_face,
+    folder_of,
     lost,
     mean,
     verdict,
 )
-from fxjax.runs.loss_runs import PIXELS, folder_of
 from fxjax.runs.worklist import OK
 
 SHOWN = 64  # faces with pictures; 20 pictures of each are about 10 MB in all

@@ -12,7 +12,7 @@ import jax
 from etils import epath
 from tqdm import tqdm
 
-from fxjax.runs.runfolder import Row
+from fxjax.runs.inverted import Row
 from fxjax.runs.worklist import OK, Entry
 
 LINE_SECONDS = 30.0  # between lines where the output is no terminal

@@ -1,16 +1,28 @@
-"""Videos by PyAV (the extra `video`): frames with their times, sound, and MP4s for browsers."""
+"""Videos and folders of frames, in and out, and what is kept of each frame.
+
+Video files are read and written by PyAV (the extra `video`): frames with their times, sound, and
+MP4s for browsers.
+"""
 
 import contextlib
+import hashlib
 import itertools
+import json
 import os
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+import cv2
 import numpy as np
 from etils import epath
 
-from fxjax import files
+from fxjax import files, zoo
+from fxjax.faces import align
+from fxjax.images import load_image
+from fxjax.runs import inversion, journal
+from fxjax.runs.worklist import find
+from fxjax.transfer_types import Located
 from fxjax.types import AnyPhoto
 
 MOST_PIXELS = 120_000_000  # of a frame, as of a photo
@@ -22,6 +34,9 @@ FORMATS = (
 COPIED = ("aac", "mp3")  # sound that an MP4 holds and browsers play; other kinds become AAC
 USUAL = Fraction(25)  # frames per second where none are said
 LACK = 0.5  # seconds that a Matroska file may end early
+HIGH = 720  # pixels at most of a side-by-side video
+FOLDERS = ("codes", "frames")
+FILES = ("frames.csv", "result.mp4", "side_by_side.mp4")
 
 
 def library() -> Any:
@@ -255,3 +270,131 @@ def _put_sound(
         for frame in packet.decode():
             frame.pts = frame.pts and frame.pts - round(start / frame.time_base)
             container.mux(target.encode(frame))
+
+
+class Source:
+    """The first `most` frames in order; `left` is how many more there are.
+
+    Of a folder, out/frames below it does not count: results go there. Raises ValueError or
+    FileNotFoundError for what cannot be read.
+    """
+
+    def __init__(self, driver: str, out: epath.Path, most: int):
+        self.path, self.most = files.absolute(driver), most
+        self._paths: list[epath.Path] | None = None
+        self._video: Video | None = None
+        library()  # the result is one, whatever the driver is
+        if not self.path.exists():
+            raise FileNotFoundError(f"no video or folder of frames {self.path} (--driver)")
+        if self.path.is_relative_to(out / "frames"):
+            raise ValueError(f"{self.path} is where results are written; give another --out")
+        if self.path.is_dir():
+            paths, _ = find(driver, out / "frames")
+            self._paths, found = paths[:most], len(paths)
+        else:
+            self._video = Video(self.path)
+            found = self._video.held
+        self.count, self.left = min(most, found), max(0, found - most)
+
+    def lengths(self) -> dict[str, int]:
+        """The bytes of the video, or of each frame."""
+        if self._paths is None:
+            return {self.path.name: self.path.stat().length}
+        return {str(path.relative_to(self.path)): path.stat().length for path in self._paths}
+
+    def __iter__(self) -> Iterator[AnyPhoto]:
+        """The frames as RGB, as far as they can be read."""
+        if self._video is None:
+            yield from (load_image(path) for path in self._paths or ())
+        else:
+            yield from self._video.first(self.count)
+
+    def lost(self) -> str:
+        """What a whole iteration did not find of what the video's header promised, or ""."""
+        found = self._video
+        if found is None:
+            return ""
+        if found.read >= min(self.most, found.promised):
+            first = f"{self.path}: {found.broken} frames before number {found.read} are damaged"
+            return f"{first} and left out" if found.broken else ""
+        return (
+            f"{self.path}: its header promises {found.promised} frames and {found.read} could be "
+            f"read: {found.promised - found.held} are missing, {found.held - found.read} damaged"
+        )
+
+    def write(self, path: epath.Path, pictures: Iterable[AnyPhoto], note: str) -> None:
+        """A picture for each frame of an iteration as a video, at its time and with the sound."""
+        video = self._video
+        if video is None:
+            times, base, rate = list(range(self.count + 1)), 1 / USUAL, USUAL
+        else:
+            times, base, rate = list(video.times), video.base, video.rate
+        write(path, pictures, times, base, rate, sound=video, whole=not self.left, note=note)
+
+
+def begin(out: epath.Path, settings: Mapping[str, Any], source: Source) -> None:
+    """Begins a folder, or goes on in one of the same settings, photo, frames and models.
+
+    With `restart` what an earlier run wrote is removed first. Raises ValueError for others.
+    """
+    model, restart = settings["model"], settings["restart"]
+    features = str(settings["features"] or zoo.holder(model, "features"))
+    models = inversion.Config(images="", out="", model=model, features=features)
+    lengths = json.dumps(source.lengths()).encode()
+    made_of = {
+        "photo's bytes": str(files.absolute(settings["appearance"]).stat().length),
+        "frames' bytes": hashlib.sha256(lengths).hexdigest(),
+    } | inversion.shas(models)
+    if not journal.begun(out) and (taken := [name for name in FOLDERS if (out / name).exists()]):
+        raise ValueError(
+            f"{out} has {' and '.join(taken)} that no run of this command wrote; give another --out"
+        )
+    if not restart:
+        journal.check(out, settings, made_of)
+    journal.begin(out, settings, made_of, results=(*FILES, *FOLDERS) if restart else ())
+
+
+def several(person: Located, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which faces were taken where there are several, in lines."""
+    crowded = [row["frame"] for row in rows if row.get("faces", 1) > 1]
+    lines = list(person.which("the photo"))
+    if crowded:
+        lines.append(
+            f"{len(crowded)} frames have several faces, the first is {crowded[0]}: the largest of "
+            "each was taken"
+        )
+    return lines
+
+
+def steadied(faces: Mapping[int, align.Landmarks]) -> dict[int, align.Landmarks]:
+    """Landmarks by frame, each the mean of it (counted twice) and of the frames beside it.
+
+    The neighbours are moved onto it by nose and eye corners, so that a head's move stays as it is:
+    what goes is the landmarks' own trembling.
+    """
+    found = {}
+    for number, own in faces.items():
+        beside = [faces[k] for k in (number - 1, number + 1) if k in faces]
+        moved = [align.transform(align.steady(each, own), each) for each in beside]
+        found[number] = np.mean([own, own, *moved], axis=0)
+    return found
+
+
+def write_videos(
+    out: epath.Path, pictures: Sequence[epath.Path], source: Source, note: str
+) -> None:
+    """Writes result.mp4, and side_by_side.mp4 with the driver's frames to the left."""
+    source.write(out / "result.mp4", (load_image(path) for path in pictures), note)
+    pairs = (_beside(*pair) for pair in zip(source, map(load_image, pictures), strict=False))
+    source.write(out / "side_by_side.mp4", pairs, note)
+
+
+def _beside(frame: AnyPhoto, photo: AnyPhoto) -> AnyPhoto:
+    """Both at one height, of at most `HIGH` pixels."""
+    high = min(len(photo), HIGH)
+    sizes = [(max(1, round(each.shape[1] * high / len(each))), high) for each in (frame, photo)]
+    tiles = [
+        cv2.resize(each, size, interpolation=cv2.INTER_AREA)
+        for each, size in zip((frame, photo), sizes, strict=True)
+    ]
+    return np.concatenate(tiles, axis=1)

@@ -1,25 +1,21 @@
-"""The folder of an inversion run: what it was begun with, what is done, its table and report."""
+"""The results of an inversion: a row for each face, its files, the table and the report."""
 
+import functools
 import io
-import json
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 
 from fxjax import files, report
 from fxjax.images import load_image, save_image
+from fxjax.runs import journal
 from fxjax.runs.worklist import OK, Entry
 from fxjax.types import AnyPhoto
 
-# Settings that do not change what is found.
-FREE = set("out restart model features devices profile_dir tensorboard save_seconds".split())
-FOLDERS = ("codes", "targets", "reconstructions", "tuned", "curves", "strips", "state")
+FOLDERS = ("codes", "targets", "reconstructions", "tuned", "curves", "strips")
 FILES = ("results.csv", "report.html", "sheet.png")
 SHEET = 64  # pairs on the contact sheet
 
@@ -42,102 +38,44 @@ class Row(NamedTuple):
     lpips_tuned: float | None = None
 
 
-def check(out: epath.Path, settings: Mapping[str, Any], shas: Mapping[str, str]) -> None:
-    """Refuses to go on with other settings than those that the run was begun with (ValueError)."""
-    place = out / "state" / "run.json"
-    if not place.exists():
-        return
-    old, new = json.loads(place.read_text()), json.loads(json.dumps(dict(settings)))
-    changes = [
-        f"--{name} was {old['settings'][name]}, is now {new[name]}"
-        for name in new
-        if name not in FREE and name in old["settings"] and old["settings"][name] != new[name]
-    ]
-    for name in sorted(old["models"].keys() | shas.keys()):
-        was, now = (models.get(name, "none")[:12] for models in (old["models"], shas))
-        if was != now:
-            changes.append(f"the {name} was {was}, is now {now}")
-    if changes:
-        if jax.process_index() == 0:  # config.json has the refused ones by now
-            files.write(out / "config.json", _text(old["settings"]))
-        raise ValueError(
-            f"the run in {out} was begun with other settings: {'; '.join(changes)}; "
-            "give them as they were, another --out, or --restart to begin anew"
-        )
-    if old["devices"] != jax.local_device_count():
-        print(
-            f"this run was begun on {old['devices']} devices, now there are "
-            f"{jax.local_device_count()}: codes are the same only up to rounding"
-        )
-
-
-def begin(
-    out: epath.Path, settings: Mapping[str, Any], shas: Mapping[str, str], *, restart: bool
-) -> None:
-    """Process 0 writes down the settings; with `restart` the results of an earlier run go first.
-
-    Only what a run writes is removed, and only where there was one.
-    """
-    place = out / "state" / "run.json"
-    if jax.process_index() == 0:
-        if restart and place.exists():
-            # the state goes last, so that a killed restart can be restarted
-            files.remove(out, (*FILES, *FOLDERS))
-        if not place.exists():
-            devices = jax.local_device_count()
-            record = {"settings": dict(settings), "models": dict(shas), "devices": devices}
-            files.write(place, _text(record))
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("begun")
-
-
-def _text(record: Any) -> bytes:
-    return (json.dumps(record, indent=2) + "\n").encode()
-
-
-def agree_batch(out: epath.Path, choose: Callable[[], int]) -> int:
-    """The run's batch size: chosen once, by process 0, and written down."""
-    place = out / "state" / "batch.json"
-    if not place.exists() and jax.process_index() == 0:
-        files.write(place, json.dumps(choose()).encode())
-    while not place.exists():
-        time.sleep(0.5)
-    return json.loads(place.read_text())
-
-
 def read_rows(out: epath.Path, first: int) -> list[Row] | None:
     """The rows of the batch that begins with this face, or None if it is not done.
 
     It is done if its rows are there and no code of theirs was taken away.
     """
-    place = _rows_of(out, first)
-    if not place.exists():
+    saved = journal.read(out, _rows_of(first))
+    if saved is None:
         return None
-    rows = [Row(*row) for row in json.loads(place.read_text())]
+    rows = [Row(*row) for row in saved]
     codes = [out / "codes" / f"{row.name}.npz" for row in rows if row.status == OK]
     return rows if all(code.exists() for code in codes) else None
 
 
 def write_rows(out: epath.Path, first: int, rows: Sequence[Row]) -> None:
     """Marks a batch as done."""
-    files.write(_rows_of(out, first), json.dumps(rows).encode())
+    journal.write(out, _rows_of(first), rows)
 
 
-def _rows_of(out: epath.Path, first: int) -> epath.Path:
-    return out / "state" / "rows" / f"{first:07d}.json"
+def _rows_of(first: int) -> str:
+    return f"rows/{first:07d}"
 
 
-def all_rows(out: epath.Path, entries: Sequence[Entry], *, patient: bool) -> list[Row]:
-    """A row for every entry, in their order; `patient` waits for those of other processes."""
+def all_done(out: epath.Path, entries: Sequence[Entry]) -> bool:
+    """Whether every batch of these faces is done."""
+    first, count = 0, sum(entry.status == OK for entry in entries)
+    while first < count:
+        if (rows := read_rows(out, first)) is None:
+            return False
+        first += len(rows)
+    return True
+
+
+def all_rows(out: epath.Path, entries: Sequence[Entry]) -> list[Row]:
+    """A row for every entry, in their order; waits for those of other processes."""
     found: dict[str, Row] = {}
     first, count = 0, sum(entry.status == OK for entry in entries)
     while first < count:
-        rows = read_rows(out, first)
-        if rows is None:
-            if not patient:
-                raise RuntimeError(f"the batch from face {first} is not done")
-            time.sleep(0.5)
-            continue
+        rows = journal.wait(functools.partial(read_rows, out, first))
         found.update((row.name, row) for row in rows)
         first += len(rows)
     return [
@@ -150,13 +88,7 @@ def all_rows(out: epath.Path, entries: Sequence[Entry], *, patient: bool) -> lis
 
 def write_table(out: epath.Path, rows: Sequence[Row]) -> None:
     """Writes results.csv."""
-    write_cells(out / "results.csv", [Row._fields, *rows])
-
-
-def write_cells(path: epath.Path, lines: Iterable[Sequence[Any]]) -> None:
-    """Writes a CSV whose numbers have six digits."""
-    rounded = lambda cell: f"{cell:.6g}" if isinstance(cell, float) else cell
-    files.write_lines(path, [[rounded(cell) for cell in line] for line in lines])
+    files.write_lines(out / "results.csv", [Row._fields, *rows], digits=6)
 
 
 def write_report(out: epath.Path, rows: Sequence[Row], facts: Mapping[str, str]) -> None:

@@ -1,23 +1,89 @@
-"""Couples of straight and smiling people whose heads are turned alike, for `experiments.pairs`."""
+"""Which pairs of photos: those that a command was given, or couples found among many people.
+
+A couple is a straight and a smiling person whose heads are turned alike.
+"""
 
 import collections
+import dataclasses
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from etils import epath
 
-from fxjax import files, images, steps
+from fxjax import files, images, steps, tables
 from fxjax.codes import smile_samples
 from fxjax.faces import detect, expression
-from fxjax.runs.photos import find
+from fxjax.runs import transfer_flags
+from fxjax.runs.worklist import beside, find, free_name, photo_names
 from fxjax.training import data
 
 WORST_CHECK = 4.0  # pixels between two landmarkers: above it the landmarks are not to be trusted
 MOST_TURN = 12.0  # degrees of yaw and pitch between the two heads
 MOST_USES = 2  # couples in which one face takes part
 STRAIGHT, SMILING = 0.3, 0.6  # what the reader says of photos
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pairs(transfer_flags.Search):
+    """Flags of every command that takes many pairs."""
+
+    out: Annotated[str, "folder for all results"]
+    appearance: Annotated[str | None, "photos whose faces change: folder, glob, .txt, file"] = None
+    expression: Annotated[str | None, "photos that drive: all pairs of the two are taken"] = None
+    pairs: Annotated[str | None, "CSV with columns appearance and expression instead"] = None
+    face: Annotated[str, "largest, a number (left to right), or x,y: of every photo"] = "largest"
+    batch: Annotated[int, "faces inverted at once; 0 is what the free memory holds"] = 0
+    restart: Annotated[bool, "remove an earlier run's results in --out and begin anew"] = False
+
+
+class Pair(NamedTuple):
+    """Two photos, their names, and the name of the pair's files."""
+
+    appearance: epath.Path
+    expression: epath.Path
+    names: tuple[str, str]
+    name: str
+
+
+def read_pairs(config: Pairs) -> list[Pair]:
+    """The pairs in a fixed order. ValueError for none, or for a table without the columns."""
+    if config.face == "all":
+        raise ValueError(
+            "--face=all: a pair is of one face in each photo; want largest, a number or x,y "
+            "(experiments.transfer --face=all changes all faces of a photo)"
+        )
+    if (config.pairs is None) == (config.appearance is None or config.expression is None):
+        raise ValueError("give either --pairs=CSV, or both --appearance and --expression")
+    out = files.absolute(config.out)
+    if config.pairs is None:
+        first, _ = find(str(config.appearance), out)
+        second, _ = find(str(config.expression), out)
+        both = [(a, b) for a in first for b in second if a != b]
+    else:
+        both = _table(files.absolute(config.pairs))
+    if not both:
+        raise ValueError("there is no pair of two different photos")
+    paths = sorted({path for pair in both for path in pair}, key=str)
+    names = dict(zip(paths, photo_names(paths), strict=True))
+    pairs, taken = [], set[str]()
+    for a, b in dict.fromkeys(both):
+        name = free_name(f"{names[a]}__{names[b]}", taken)  # a, b__c and a__b, c would be alike
+        pairs.append(Pair(a, b, (names[a], names[b]), name))
+    return pairs
+
+
+def _table(source: epath.Path) -> list[tuple[epath.Path, epath.Path]]:
+    rows = tables.read(source)
+    wanted = ("appearance", "expression")
+    if rows and not set(wanted) <= rows[0].keys():
+        raise ValueError(
+            f"{source}: want a CSV whose first line names the columns appearance and expression; "
+            f"it names {', '.join(rows[0])}"
+        )
+    first, second = ([beside(source, row.filled(name)) for row in rows] for name in wanted)
+    return list(zip(first, second, strict=True))
 
 
 class Candidate(NamedTuple):
