@@ -11,11 +11,11 @@ import math
 import time
 from typing import Annotated
 
-from fxjax import assess, files, sharding
+from fxjax import assess, files, sharding, transfer_report
 from fxjax.cli import launch
 from fxjax.engine import Engine
 from fxjax.images import save_image
-from fxjax.runs import transfer_files, transfer_flags
+from fxjax.runs import transfer_flags
 from fxjax.steps import Steps
 
 
@@ -61,7 +61,7 @@ def main(config: Config) -> None:
     for index, (result, measured) in enumerate(zip(results, tables, strict=True)):
         folder = out if len(results) == 1 else out / f"face{index}"
         seconds = {**result.seconds, "in all": time.monotonic() - began}
-        transfer_files.write(
+        transfer_report.write(
             folder,
             engine,
             dataclasses.replace(result, seconds=seconds),
@@ -79,7 +79,7 @@ def main(config: Config) -> None:
         gain, near = measured[0].gain, measured[0].to_person
         print(f"gain {gain:.2f}, identity distance {near:.2f}; open {folder / 'report.html'}")
     if len(results) > 1:
-        save_image(out / "result.png", results[-1].picture, note=transfer_files.note(config.model))
+        save_image(out / "result.png", results[-1].picture, note=transfer_report.note(config.model))
 
 
 if __name__ == "__main__":

@@ -17,15 +17,14 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 
-from fxjax import assess, files, sharding
+from fxjax import assess, files, sharding, transfer_report
 from fxjax.cli import launch
 from fxjax.engine import Engine
 from fxjax.images import save_image
-from fxjax.runs import batch, transfer_files, transfer_flags
+from fxjax.runs import batch, transfer_flags
 from fxjax.runs.batch import Known
 from fxjax.runs.pairs import Pair, Pairs, read_pairs
 from fxjax.runs.worklist import OK
-from fxjax.transfer_report import mask_text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,7 +56,7 @@ def main(config: Config) -> None:
                 tuned[pair.appearance] = engine.tuned(person.face, codes[0])
             generator = tuned[pair.appearance]
             result = engine.pair(person.face, driver.face, codes, tuned=generator)
-        note = transfer_files.note(config.model)
+        note = transfer_report.note(config.model)
         save_image(out / "results" / f"{pair.name}.png", result.picture, note=note)
         crop = judges.crop(result.image, person.face)
         save_image(out / "faces" / f"{pair.name}.png", crop, note=note)
@@ -68,7 +67,7 @@ def main(config: Config) -> None:
             "verdict": "unchanged" if result.alike else result.verdict.text,
             "warnings": "; ".join(result.warnings.words),
             "drawn": result.drawn,
-            "mask": mask_text(result.mask),
+            "mask": transfer_report.mask_text(result.mask),
             "alike": int(result.alike),
         }
         row |= {f"verdict_{name}": value for name, value in result.verdict.figures.items()}

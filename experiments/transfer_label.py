@@ -17,12 +17,12 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from fxjax import files
+from fxjax import files, transfer_report
 from fxjax.cli import launch
 from fxjax.faces import align
 from fxjax.images import contact_sheet, cut_out, save_image, to_uint8
 from fxjax.labels.engine import LabelEngine
-from fxjax.runs import transfer_files, worklist
+from fxjax.runs import worklist
 from fxjax.transfer_types import Located, Pixels, Settings
 
 CELL = 256  # pixels of a face on the contact sheet
@@ -53,7 +53,7 @@ def main(config: Config) -> None:
     for name in wanted:
         engine.label(name)  # raises for one that is not known, before any work
     found, _ = worklist.find(config.image, out)
-    note, rows = transfer_files.note(config.model), []
+    note, rows = transfer_report.note(config.model), []
     names = worklist.photo_names(found)
     for path, name in tqdm(list(zip(found, names, strict=True)), disable=None, unit="photos"):
         row = {"photo": str(path), "name": name, "faces": 0, "status": "ok"}

@@ -15,14 +15,14 @@ from typing import Annotated
 import jax.numpy as jnp
 import numpy as np
 
-from fxjax import files
+from fxjax import files, transfer_report
 from fxjax import steps as shown
 from fxjax.cli import launch
 from fxjax.engine import Engine
 from fxjax.faces import align, expression
 from fxjax.faces.preflight import FAR_TURN
 from fxjax.images import save_image
-from fxjax.runs import journal, transfer_files, transfer_flags, video
+from fxjax.runs import journal, transfer_flags, video
 from fxjax.runs.worklist import OK
 from fxjax.transfer_types import Located
 
@@ -83,7 +83,7 @@ def main(config: Config) -> None:
     own = jnp.asarray(journal.code(place, lambda: engine.encode([person]).code[0]))
     tuned, found = engine.tuned(person, own), video.steadied(found)
     before, code, pictures = engine.draw(own[None], tuned), own, []
-    note, driver = transfer_files.note(config.model), None
+    note, driver = transfer_report.note(config.model), None
     for number, frame in enumerate(shown.each(source, "frames", source.count)):
         photo = person.photo
         if number in found:

@@ -44,28 +44,35 @@ def page(
 
     All text is escaped. `rows` may be a generator, so that pictures need not be there at once.
     """
-    pairs = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
-        for name, value in facts.items()
-    )
     titles = "".join(f'<th><button type="button">{escape(name)}</button></th>' for name in head)
     options = "".join(
         f'<option value="{index}">{escape(name)}</option>' for index, name in enumerate(head)
     )
-    body = "\n".join(_row(head, row) for row in rows)
-    return _PAGE.format(
-        title=escape(title), facts=pairs, head=titles, options=options, body=body,
-        style=_STYLE, script=_SCRIPT,
-    )  # fmt: skip
+    lines = "\n".join(_row(head, row) for row in rows)
+    body = (
+        f"<label>Sort by <select>{options}</select></label>\n<table>\n"
+        f"<thead><tr>{titles}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n</table>"
+    )
+    return document(title, facts, body, style=_TABLE_STYLE, script=_SORT)
 
 
-def document(title: str, facts: Mapping[str, str], body: str) -> str:
-    """A page without a table: `body` is HTML whose texts are escaped already."""
-    pairs = "".join(
+def document(
+    title: str, facts: Mapping[str, str], body: str, *, style: str = "", script: str = ""
+) -> str:
+    """A page as HTML: a title, facts as pairs, then `body`, whose texts are escaped already."""
+    script = f"\n<script>{script}</script>" if script else ""
+    body = f"{pairs(facts)}\n{body}{script}"
+    policy = _POLICY + ("; script-src 'unsafe-inline'" if script else "")
+    return _PAGE.format(title=escape(title), policy=policy, style=_STYLE + style, body=body)
+
+
+def pairs(facts: Mapping[str, str]) -> str:
+    """Facts as a list of names and values; nothing for none."""
+    found = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
         for name, value in facts.items()
     )
-    return _DOCUMENT.format(title=escape(title), facts=pairs, body=body, style=_STYLE)
+    return f"<dl>{found}</dl>" if found else ""
 
 
 def bars(labels: Sequence[str], means: Sequence[float], widths: Sequence[float]) -> str:
@@ -169,32 +176,41 @@ def escape(text: str) -> str:
 
 
 _STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8882; }
+:root { color-scheme: light dark; --line: #8884; --soft: #8882; --strong: #d9480f; }
 body { font: 15px/1.45 system-ui, sans-serif; margin: 1.5rem auto; max-width: 82rem;
   padding: 0 1rem; }
-h1 { font-size: 1.4rem; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin: 1.8rem 0 .5rem; }
+p { margin: .2rem 0 .5rem; }
 dl { display: flex; flex-wrap: wrap; gap: .4rem 1.6rem; margin: 0 0 1.2rem; }
 dt { font-size: .8rem; opacity: .7; } dd { margin: 0; overflow-wrap: anywhere; }
-table { border-collapse: collapse; width: 100%; }
-th { text-align: left; position: sticky; top: 0; background: Canvas; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; }
+th, td { padding: .3rem .7rem .3rem 0; border-top: 1px solid var(--line); text-align: left; }
+thead th { border-top: 0; } tbody th { font-weight: inherit; }
+.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.note { font-size: .85rem; opacity: .8; max-width: 46rem; }
+figure { margin: 0; min-width: 0; } figcaption { font-size: .8rem; overflow-wrap: anywhere; }
+img { display: block; border-radius: 3px; max-width: 100%; height: auto; }
+svg { display: block; background: var(--soft); border-radius: 3px; }
+svg text { font-size: 10px; fill: currentColor; opacity: .75; }
+polyline { fill: none; stroke: currentColor; stroke-width: 1.5; }
+svg.bars { width: 100%; max-width: 44rem; height: auto; background: none; }
+.bars text { font-size: 12px; opacity: 1; } .bars rect { fill: #1971c2; }
+.bars path { stroke: currentColor; stroke-width: 1.5; }
+@media (max-width: 600px) { body { margin: .8rem auto; padding: 0 .7rem; } }
+"""
+
+_TABLE_STYLE = """
+table { width: 100%; }
+th { position: sticky; top: 0; background: Canvas; }
 th button { all: unset; cursor: pointer; padding: .35rem .3rem; font-weight: 600; }
 th button:focus-visible { outline: 2px solid; }
 th[aria-sort=ascending] button::after { content: " \\2191"; }
 th[aria-sort=descending] button::after { content: " \\2193"; }
-td { padding: .3rem; border-top: 1px solid var(--line); vertical-align: middle;
-  overflow-wrap: anywhere; }
-td.text { min-width: 6.5rem; }
-td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
-td.picture { width: 1px; }
-img { display: block; border-radius: 3px; max-width: none; }
-svg { display: block; background: var(--soft); border-radius: 3px; }
-polyline { fill: none; stroke: currentColor; stroke-width: 1.5; }
-svg text { font-size: 10px; fill: currentColor; opacity: .75; }
+td { padding: .3rem; vertical-align: middle; overflow-wrap: anywhere; }
+td.text { min-width: 6.5rem; } td.number { text-align: left; } td.picture { width: 1px; }
+img { max-width: none; }
 label { display: none; }
-svg.bars { width: 100%; max-width: 44rem; height: auto; background: none; }
-.bars text { font-size: 12px; opacity: 1; } .bars rect { fill: #1971c2; }
-.bars path { stroke: currentColor; stroke-width: 1.5; }
-h2 { font-size: 1.05rem; margin: 1.4rem 0 .2rem; } p { margin: .2rem 0 .5rem; }
 @media (max-width: 900px) {
   body { margin: .8rem auto; padding: 0 .7rem; }
   label { display: block; margin-bottom: .8rem; }
@@ -204,31 +220,13 @@ h2 { font-size: 1.05rem; margin: 1.4rem 0 .2rem; } p { margin: .2rem 0 .5rem; }
     border: 1px solid var(--line); border-radius: 8px; padding: .6rem; margin-bottom: .8rem; }
   td { border: 0; padding: 0; } td.none { display: none; }
   td.picture { width: auto; max-width: 100%; }
-  img { max-width: 100%; height: auto; }
+  img { max-width: 100%; }
   td:not(.picture) { flex: 1 1 40%; } td:not(.picture):not(.number) { flex-basis: 100%; }
   td::before { content: attr(data-label); display: block; font-size: .75rem; opacity: .7; }
 }
 """
 
-_DOCUMENT = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; \
-style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>{title}</h1>
-<dl>{facts}</dl>
-{body}
-</body>
-</html>
-"""
-
-_SCRIPT = """
+_SORT = """
 const table = document.querySelector("table"), body = table.tBodies[0];
 const heads = [...table.tHead.rows[0].cells], select = document.querySelector("select");
 function sort(index, down) {
@@ -255,27 +253,19 @@ heads.forEach((head, index) => head.firstChild.addEventListener("click",
 select.addEventListener("change", () => sort(Number(select.value), false));
 """
 
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; \
-style-src 'unsafe-inline'; script-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <title>{title}</title>
 <style>{style}</style>
 </head>
 <body>
 <h1>{title}</h1>
-<dl>{facts}</dl>
-<label>Sort by <select>{options}</select></label>
-<table>
-<thead><tr>{head}</tr></thead>
-<tbody>
 {body}
-</tbody>
-</table>
-<script>{script}</script>
 </body>
 </html>
 """

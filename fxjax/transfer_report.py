@@ -1,16 +1,22 @@
-"""The page of one transfer: photos, the ranked masks, what each row does, and the time spent."""
+"""What experiments.transfer writes for a face: pictures, codes, the ranking, and a page.
 
-import csv
+The page has the photos, the ranked masks, what each row does, and the time spent.
+"""
+
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from jaxtyping import Float
 
-from fxjax.assess import Assessed
-from fxjax.images import to_uint8
-from fxjax.report import Picture, escape, image_tag
+from fxjax import __version__, assess, files
+from fxjax.codes import mix
+from fxjax.engine import Engine
+from fxjax.images import save_image, to_uint8
+from fxjax.report import Picture, document, escape, image_tag, pairs
 from fxjax.transfer_types import Ranked, Transfer
 from fxjax.types import AnyPhoto, Photos
 
@@ -24,25 +30,17 @@ def mask_text(mask: np.ndarray) -> str:
     return "".join(str(int(bit)) for bit in mask)
 
 
-def ranking_csv(ranked: Ranked) -> str:
+def write_ranking(path: epath.Path, ranked: Ranked) -> None:
     """All masks, best first, with both losses, the score, and whether no other beats it in both."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["rank", "mask", "expression", "appearance", "score", "pareto", "full_size"])
-    for rank, (mask, *numbers, front) in enumerate(
-        zip(
-            ranked.masks,
-            ranked.expression,
-            ranked.appearance,
-            ranked.score,
-            ranked.front,
-            strict=True,
-        ),
-        start=1,
-    ):
-        cells = [f"{number:.6g}" for number in numbers]
-        writer.writerow([rank, mask_text(mask), *cells, int(front), int(rank <= ranked.exact)])
-    return text.getvalue()
+    lines: list[Sequence[object]] = [
+        ["rank", "mask", "expression", "appearance", "score", "pareto", "full_size"]
+    ]
+    numbers = np.stack([ranked.expression, ranked.appearance, ranked.score], axis=1)
+    for rank, mask in enumerate(ranked.masks, start=1):
+        own = numbers[rank - 1].tolist()
+        front, exact = int(ranked.front[rank - 1]), int(rank <= ranked.exact)
+        lines.append([rank, mask_text(mask), *own, front, exact])
+    files.write_lines(path, lines, digits=6)
 
 
 def row_effects(ranked: Ranked) -> Float[np.ndarray, "rows 2"]:
@@ -69,7 +67,7 @@ def shown_masks(ranked: Ranked, most: int = SHOWN) -> list[int]:
 
 def page(
     result: Transfer,
-    measured: Sequence[Assessed],
+    measured: Sequence[assess.Assessed],
     draw: Callable[[np.ndarray], np.ndarray],
     facts: Mapping[str, str],
 ) -> str:
@@ -118,17 +116,13 @@ def page(
     if result.ranked is not None:
         parts += _ranking(result.ranked, draw)
     facts = {**facts, **{f"time: {k}": f"{v:.1f} s" for k, v in result.seconds.items()}}
-    pairs = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
-        for name, value in facts.items()
-    )
     parts += [
         "<h2>Run</h2>",
-        f"<dl>{pairs}</dl>",
+        pairs(facts),
         '<p class="note">The result is an edited picture, made with fxjax. Show it only with the '
         "consent of the person in it, and say that it is edited.</p>",
     ]
-    return _PAGE.format(style=_STYLE, body="\n".join(parts), script=_SCRIPT)
+    return document("Expression transfer", {}, "\n".join(parts), style=_STYLE, script=_SCRIPT)
 
 
 def _figures(named: Sequence[tuple[str, AnyPhoto]], height: int) -> str:
@@ -139,7 +133,7 @@ def _figures(named: Sequence[tuple[str, AnyPhoto]], height: int) -> str:
     )
 
 
-def _measures(measured: Sequence[Assessed]) -> str:
+def _measures(measured: Sequence[assess.Assessed]) -> str:
     heads = (
         ("picture", ""),
         ("gain", "how far the expression went to the second's: 0 none, 1 all of the way"),
@@ -296,31 +290,62 @@ def _effects(effects: Float[np.ndarray, "rows 2"]) -> str:
     )
 
 
+def note(model: str) -> str:
+    """What the pictures' metadata say."""
+    return f"Edited: facial expression changed with fxjax {__version__}, model {model}"
+
+
+def write(
+    out: epath.Path,
+    engine: Engine,
+    result: Transfer,
+    measured: Sequence[assess.Assessed],
+    facts: Mapping[str, str],
+    top: int,
+) -> None:
+    """Writes one face's files, with the results of the `top` best masks; all or none of them."""
+    with files.filled(out) as place:
+        text = note(facts["model"])
+        save_image(place / "result.png", result.picture, note=text)
+        save_image(place / "side_by_side.png", result.side_by_side(), note=text)
+        buffer = io.BytesIO()
+        np.savez(
+            buffer, ws=result.codes, mask=result.mask, names=["person", "driver", "mixed", "drawn"]
+        )
+        files.write(place / "codes.npz", buffer.getvalue())
+        codes = jnp.asarray(result.codes[:2])
+        if result.ranked is not None:
+            write_ranking(place / "ranking.csv", result.ranked)
+            faces = result.person, result.driver
+            for rank, mask in enumerate(result.ranked.masks[1:top], start=2):
+                again = engine.pair(*faces, codes, mask=mask, tuned=result.generator)
+                save_image(place / f"result_{rank}.png", again.picture, note=text)
+
+        def draw(masks: np.ndarray) -> np.ndarray:
+            return np.asarray(engine.draw(mix.mixed(codes[0], codes[1], masks), result.generator))
+
+        facts = {**facts, "mask": mask_text(result.mask)}
+        html = page(result, measured, draw, facts)
+        files.write(place / "report.html", html.encode())
+
+
 _STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8882; --strong: #d9480f; }
-body { font: 15px/1.45 system-ui, sans-serif; margin: 1.5rem auto; max-width: 70rem;
-  padding: 0 1rem; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin: 1.8rem 0 .5rem; }
+body { max-width: 70rem; }
 section { display: flex; flex-wrap: wrap; gap: .7rem; }
-figure { margin: 0; min-width: 0; } figcaption { font-size: .85rem; }
+figcaption { font-size: .85rem; }
 figcaption small, td small { display: block; opacity: .7; }
-img { display: block; border-radius: 4px; max-width: 100%; height: auto; }
 .hero figure:last-child img { outline: 3px solid var(--strong); }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; }
-th, td { padding: .3rem .7rem; border-top: 1px solid var(--line); text-align: left; }
-thead th { border: 0; } tbody th { font-weight: 400; } tbody th img { margin-bottom: .2rem; }
+th, td { padding: .3rem .7rem; } tbody th img { margin-bottom: .2rem; }
 tbody tr:first-child th { font-weight: 600; }
-.number { text-align: right; font-variant-numeric: tabular-nums; }
-.note { font-size: .85rem; opacity: .8; max-width: 46rem; }
-.bits { display: block; } .bits rect { fill: var(--strong); } .bits .off { fill: #8886; }
+.bits { background: none; border-radius: 0; }
+.bits rect { fill: var(--strong); } .bits .off { fill: #8886; }
 .plot { position: relative; max-width: 44rem; }
 .scatter { width: 100%; height: auto; background: var(--soft); border-radius: 6px; }
-.scatter text { font-size: 11px; fill: currentColor; }
+.scatter text { font-size: 11px; opacity: 1; }
 .axis { fill: none; stroke: currentColor; opacity: .5; }
 .dots { fill: none; stroke: currentColor; stroke-width: 2.4; stroke-linecap: round;
   opacity: .25; }
-polyline { fill: none; stroke: var(--strong); stroke-width: 1.5; }
+polyline { stroke: var(--strong); }
 .mark { fill: Canvas; stroke: var(--strong); stroke-width: 1.6; cursor: pointer; }
 .mark.top { stroke: currentColor; } .mark.best { fill: var(--strong); }
 .mark:focus { outline: none; } .mark:focus { stroke-width: 3.5; }
@@ -332,10 +357,7 @@ polyline { fill: none; stroke: var(--strong); stroke-width: 1.5; }
 .chip { display: inline-block; border: 1px solid var(--line); border-radius: 1rem;
   padding: .1rem .7rem; margin: .1rem .3rem .1rem 0; }
 .chip.bad { border-color: var(--strong); font-weight: 600; }
-dl { display: flex; flex-wrap: wrap; gap: .4rem 1.6rem; }
-dt { font-size: .8rem; opacity: .7; } dd { margin: 0; overflow-wrap: anywhere; }
 @media (max-width: 600px) {
-  body { margin: .8rem auto; padding: 0 .7rem; }
   .hero figure { flex: 1 1 45%; } .hero img { width: 100%; }
   th, td { padding: .3rem .25rem; font-size: .85rem; } .effects td { min-width: 120px; }
 }
@@ -362,22 +384,4 @@ if (tip) {
       mark.addEventListener(kind, () => { tip.hidden = true; });
   }
 }
-"""
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; \
-style-src 'unsafe-inline'; script-src 'unsafe-inline'">
-<title>Expression transfer</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>Expression transfer</h1>
-{body}
-<script>{script}</script>
-</body>
-</html>
 """

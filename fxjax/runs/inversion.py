@@ -268,10 +268,9 @@ def run(
             try:
                 found = search.run(part, targets, (out, kept_place), told)
             except jax.errors.JaxRuntimeError as error:
-                size = halved(
-                    size, error, "pictures (--remat or --dtype=bfloat16 take less)", least=devices
-                )
-                print(f"out of memory; going on with {size} pictures at once", flush=True)
+                many, what = size, "pictures (--remat or --dtype=bfloat16 take less)"
+                size = halved(many, error, what, least=devices)
+                print(f"out of memory with {many} pictures at once; going on with {size}")
                 journal.write(out, kept_size, size)
                 continue
             rows = [

@@ -6,7 +6,7 @@ from etils import epath
 
 from fxjax import files
 from fxjax.images import load_image
-from fxjax.report import Picture, escape, image_tag
+from fxjax.report import Picture, document, escape, image_tag
 from fxjax.runs.loss_sweep import (
     ENOUGH,
     MEASURES,
@@ -40,12 +40,7 @@ def write(
     done = [result for result in results if result.status == OK]
     names = list(dict.fromkeys(result.name for result in results if result.layer))
     counts = {"faces": str(len(names)), "failed": str(len(results) - len(done))}
-    pairs = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
-        for name, value in {**counts, **facts}.items()
-    )
     body = [
-        f"<dl>{pairs}</dl>",
         f"<h2>Does {PAPER}, the paper's layer, win?</h2>",
         _verdicts(measures, layers, results),
         "<h2>Means over the faces</h2>",
@@ -53,7 +48,9 @@ def write(
         "<h2>The faces</h2>",
         _pictures(out, names, layers, results),
     ]
-    files.write(out / "report.html", _PAGE.format(style=_STYLE, body="\n".join(body)).encode())
+    title = "Which loss draws a face best"
+    text = document(title, {**counts, **facts}, "\n".join(body), style=_STYLE)
+    files.write(out / "report.html", text.encode())
 
 
 def sentence(found: Verdict | None, measure: Measure) -> str:
@@ -167,40 +164,11 @@ def _number(found: Mean, digits: int) -> str:
 
 
 _STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8882; }
-body { font: 15px/1.45 system-ui, sans-serif; margin: 1.5rem auto; max-width: 82rem;
-  padding: 0 1rem; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.15rem; margin: 1.8rem 0 .5rem; }
-dl { display: flex; flex-wrap: wrap; gap: .4rem 1.6rem; margin: 0; }
-dt { font-size: .8rem; opacity: .7; } dd { margin: 0; overflow-wrap: anywhere; }
-.wide { overflow-x: auto; }
 table { border-collapse: separate; border-spacing: 0; }
-th, td { padding: .3rem .7rem .3rem 0; border-top: 1px solid var(--line); text-align: left; }
-thead th { border-top: 0; font-size: .85rem; }
-tbody th { font-weight: inherit; }
+thead th { font-size: .85rem; }
 th:first-child { position: sticky; left: 0; background: Canvas; }
-.number { font-variant-numeric: tabular-nums; text-align: right; white-space: nowrap; }
 .best { font-weight: 700; }
 .paper td { background: var(--soft); } .paper th { text-decoration: underline; }
 .faces th, .faces td { padding: .2rem; vertical-align: top; }
-figure { margin: 0; width: 96px; } img { display: block; border-radius: 3px; }
-figcaption { font-size: .75rem; overflow-wrap: anywhere; }
-.note { font-size: .85rem; opacity: .8; max-width: 46rem; }
-"""
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; \
-style-src 'unsafe-inline'">
-<title>Which loss draws a face best</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>Which loss draws a face best</h1>
-{body}
-</body>
-</html>
+figure { width: 96px; } figcaption { font-size: .75rem; }
 """

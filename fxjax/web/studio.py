@@ -25,7 +25,6 @@ from fxjax.engine import Engine
 from fxjax.faces import align
 from fxjax.faces.located import Faces
 from fxjax.nn.generator import Generator
-from fxjax.runs import transfer_files
 from fxjax.transfer_types import Located, Ranked, Settings, Transfer
 from fxjax.types import AnyPhoto, Code, Codes
 from fxjax.web.wishes import Wish
@@ -180,7 +179,7 @@ class Studio:
         for index, result in enumerate(results):
             measured = assess.table(engine, judges, result, compare=False)
             place = folder if len(results) == 1 else folder / f"face{index}"
-            transfer_files.write(files.absolute(place), engine, result, measured, facts, 1)
+            transfer_report.write(files.absolute(place), engine, result, measured, facts, 1)
             faces.append(
                 {
                     "verdict": list(result.verdict.words),
@@ -192,7 +191,7 @@ class Studio:
             )
         last = results[-1]
         if len(results) > 1:
-            note = transfer_files.note(self.model)
+            note = transfer_report.note(self.model)
             images.save_image(folder / "result.png", last.picture, note=note)
         preview(folder / "after.jpg", last.image)
         return {
@@ -261,7 +260,7 @@ class Studio:
         found = kept.engine.verdict(faces[0], faces[1], photo)
         name = f"{mask or 'result'}_{round(100 * strength):03d}"
         if whole:
-            note = transfer_files.note(self.model)
+            note = transfer_report.note(self.model)
             picture = images.cut_out(photo, kept.person.cutout)
             images.save_image(folder / "drawn" / f"{name}.png", picture, note=note)
         else:
