@@ -19,15 +19,14 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, UInt8
 
-from fxjax.images import from_uint8, to_uint8
-from fxjax.nn.generator import synthesize
-from fxjax.sharding import free_memory
 from fxjax import losses, metrics, sharding
 from fxjax.codes import invert, pivotal, whiten
 from fxjax.images import from_uint8, save_image, to_uint8
+from fxjax.nn.generator import synthesize
 from fxjax.runs import journal, worklist
 from fxjax.runs.inverted import Row
 from fxjax.runs.worklist import OK, Entry
+from fxjax.sharding import free_memory
 from fxjax.types import Codes, Images, Photos
 
 EVERY = 10  # steps of one call, at most: the least that strips show
