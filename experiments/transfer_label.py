@@ -15,9 +15,8 @@ from typing import Annotated
 
 import numpy as np
 from etils import epath
-from tqdm import tqdm
 
-from fxjax import files, transfer_report
+from fxjax import files, steps, transfer_report
 from fxjax.cli import launch
 from fxjax.faces import align
 from fxjax.images import contact_sheet, cut_out, save_image, to_uint8
@@ -55,7 +54,7 @@ def main(config: Config) -> None:
     found, _ = worklist.find(config.image, out)
     note, rows = transfer_report.note(config.model), []
     names = worklist.photo_names(found)
-    for path, name in tqdm(list(zip(found, names, strict=True)), disable=None, unit="photos"):
+    for path, name in steps.each(list(zip(found, names, strict=True)), "photos"):
         row = {"photo": str(path), "name": name, "faces": 0, "status": "ok"}
         try:
             faces, results = _changed(engine, config, path, wanted)

@@ -260,11 +260,12 @@ def launch_run(
 
 
 def describe(config_class: Any, doc: str) -> str:
-    """The text of --help: `doc`, then each flag with its default."""
+    """The text of --help: `doc`, then each flag with its default, those without one first."""
     lines = [doc.strip(), ""]
     for title, cls in {"Settings": config_class, "Every command has": Process}.items():
         lines.append(f"{title}:")
-        for field in _fields(cls):
+        required_first = sorted(_fields(cls), key=lambda f: f.default is not dataclasses.MISSING)
+        for field in required_first:
             if field.kind is bool:
                 form = f"--[no]{field.name}"
             elif get_origin(field.kind) is Literal:

@@ -1,5 +1,6 @@
 """Shows how far a long job is: its step, the share that is done, and the time left."""
 
+import math
 import sys
 import threading
 import time
@@ -10,6 +11,7 @@ Item = TypeVar("Item")
 
 DRAWN = 0.5  # seconds between drawings on a terminal
 LINE = 5.0  # and between lines where the output is none
+LONG = 30.0  # of what takes hours
 
 
 class Steps:
@@ -82,6 +84,41 @@ class Steps:
     def _write(self, text: str) -> None:
         self.stream.write(text)
         self.stream.flush()
+
+
+class Counted(Steps):
+    """Steps of one kind that take long: also how many are done, how many a second, and a loss."""
+
+    def __init__(self, step: str, total: int, unit: str, stream: TextIO | None = None):
+        super().__init__(stream)
+        self.every = self.every if self.live else LONG
+        self.kind, self.total, self.unit = step, total, unit
+        self.old, self.fresh, self.note, self.start = 0.0, 0.0, "", time.monotonic()
+
+    def __enter__(self):
+        """Itself."""
+        super().__enter__()
+        if self.total:
+            self(self.kind, 0.0)
+        return self
+
+    def move(self, count: float, loss: float) -> None:
+        """So many more are done (a loss that is not a number: they were by an earlier run)."""
+        with self.lock:
+            if math.isnan(loss):
+                self.old += count
+                return
+            self.fresh += count
+            rate = self.fresh / max(time.monotonic() - self.start, 1e-9)
+            self.note = (
+                f"{self.old + self.fresh:.1f} of {self.total} {self.unit}, "
+                f"{rate:.3g} {self.unit}/s, loss {loss:.4g}"
+            )
+            self(self.kind, min(1.0, self.fresh / (self.total - self.old)))
+
+    def text(self) -> str:
+        """The step, its share and times, then the counts."""
+        return f"{super().text()}; {self.note}" if self.note else super().text()
 
 
 def each(items: Iterable[Item], step: str, count: int | None = None) -> Iterator[Item]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from fxjax.cli import Process, launch, main, parse
+from fxjax.cli import Process, describe, launch, main, parse
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -213,6 +213,17 @@ def test_help_shows_every_flag(run, capsys, flag):
         assert part in text
     assert "--noise=const|none" in text
     assert "--sizes=int,...\n      which sizes (default: 1,2)" in text
+
+
+def test_flags_that_must_be_given_come_first():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Late:
+        rare: Annotated[int, "seldom"] = 1
+        needed: Annotated[str, "always"]
+        other: Annotated[int, "seldom"] = 2
+
+    text = describe(Late, "")
+    assert text.index("--needed") < text.index("--rare") < text.index("--other")
 
 
 def test_the_front_door_lists_every_command_with_a_line(capsys, monkeypatch):

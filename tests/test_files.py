@@ -1,5 +1,6 @@
 """Files and folders appear whole or not at all, on disks and on buckets."""
 
+import math
 import os
 import pathlib
 import subprocess
@@ -194,3 +195,11 @@ def test_a_table_has_every_column_that_a_row_has(place):
     files.write_table(place / "table.csv", [{"a": 1}, {"a": "x,y", "b": 2.5}])
     assert (place / "table.csv").read_text() == 'a,b\n1,\n"x,y",2.5\n'
     assert tables.read(place / "table.csv") == [{"a": "1", "b": ""}, {"a": "x,y", "b": "2.5"}]
+
+
+def test_digits_round_fractions_alone_and_leave_cells_of_no_number_empty(place):
+    rows = [{"a": 1234567, "b": 2 / 3, "c": math.nan}, {"a": "x", "b": math.inf, "c": None}]
+    files.write_table(place / "table.csv", rows, digits=6)
+    assert (place / "table.csv").read_text() == "a,b,c\n1234567,0.666667,\nx,inf,\n"
+    files.write_table(place / "table.csv", [{"b": 2 / 3}])
+    assert (place / "table.csv").read_text() == f"b\n{2 / 3!r}\n"

@@ -1,6 +1,7 @@
 """What is said while a long job runs."""
 
 import io
+import math
 import time
 
 import pytest
@@ -92,3 +93,16 @@ def test_items_come_through(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(steps.each(iter("abc"), "letters", 3)) == ["a", "b", "c"]
     assert list(steps.each([], "letters")) == []
     assert capsys.readouterr().err.splitlines() == ["letters: 0%, 0 s"] * 2
+
+
+def test_long_steps_also_say_counts_and_leave_out_what_was_done_before(clock: list[float]) -> None:
+    with steps.Counted("invert", 10, "images", Terminal()) as shown:
+        shown.move(4.0, math.nan)
+        clock.append(50.0)
+        shown.move(1.0, 0.5)  # the first part compiles
+        clock.append(60.0)
+        shown.move(2.0, 0.25)
+        said = shown.text()
+    assert said == (
+        "invert: 50%, 60 s, about 15 s left; 7.0 of 10 images, 0.05 images/s, loss 0.25"
+    )

@@ -23,7 +23,6 @@ from fxjax.nn.generator import Generator, synthesize
 from fxjax.runs import inverted, journal, worklist
 from fxjax.runs.descent import Found, Models, Search, Tuner
 from fxjax.runs.inverted import Row
-from fxjax.runs.progress import Progress
 from fxjax.runs.worklist import OK, Entry, Options
 from fxjax.sharding import halved
 from fxjax.types import Codes, Images, Photos
@@ -222,7 +221,7 @@ def invert_photos(config: Config) -> list[Row]:
     count = sum(entry.status == worklist.OK for entry in entries)
     batch = journal.agree(out, "batch", lambda: config.batch or search.batch(count))
     note = json.dumps(settings | sums | {"batch": batch})
-    with Progress(out, entries, batch, tensorboard=config.tensorboard) as progress:
+    with inverted.Progress(out, entries, batch, tensorboard=config.tensorboard) as progress:
         told = progress.move, progress.finished
         run(out, entries, search, batch, note, *told, tuner=tuning)
     if not chief:

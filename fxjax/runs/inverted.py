@@ -1,15 +1,18 @@
 """The results of an inversion: a row for each face, its files, the table and the report."""
 
 import functools
+import importlib
+import importlib.util
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from etils import epath
 
-from fxjax import files, report
+from fxjax import files, report, steps
 from fxjax.images import load_image, save_image
 from fxjax.runs import journal
 from fxjax.runs.worklist import OK, Entry
@@ -36,6 +39,37 @@ class Row(NamedTuple):
     psnr_tuned: float | None = None
     ssim_tuned: float | None = None
     lpips_tuned: float | None = None
+
+
+class Progress(steps.Counted):
+    """A context that shows this process's share; with `tensorboard` also scalars for that."""
+
+    def __init__(self, out: epath.Path, entries: Sequence[Entry], batch: int, *, tensorboard: bool):
+        faces = sum(entry.status == OK for entry in entries)
+        mine = range(batch * jax.process_index(), faces, batch * jax.process_count())
+        super().__init__("invert", sum(min(batch, faces - first) for first in mine), "images")
+        self.board = _board(out) if tensorboard else None
+
+    def __exit__(self, *_: object):
+        """Clears the line, and closes what TensorBoard reads."""
+        super().__exit__()
+        if self.board is not None:
+            self.board.close()
+
+    def finished(self, row: Row, curve: Sequence[float | int]) -> None:
+        """A face is done."""
+        if self.board is not None and row.status == OK:
+            for step, value in enumerate(curve):
+                self.board.add_scalar(f"loss/{row.name}", float(value), step)
+            self.board.flush()
+
+
+def _board(out: epath.Path) -> Any:
+    if importlib.util.find_spec("tensorboardX") is None:
+        print("no scalars for TensorBoard: pip install tensorboardX (curves/*.csv has them too)")
+        return None
+    module = importlib.import_module("tensorboardX")  # optional, and slow to import
+    return module.SummaryWriter(f"{out}/tensorboard/{jax.process_index()}")
 
 
 def read_rows(out: epath.Path, first: int) -> list[Row] | None:

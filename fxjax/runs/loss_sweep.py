@@ -21,7 +21,6 @@ from fxjax.images import from_uint8, load_image
 from fxjax.losses import Normalized
 from fxjax.nn.vgg16 import VGG16
 from fxjax.runs import inversion, inverted
-from fxjax.runs.progress import Progress
 from fxjax.runs.worklist import OK, Entry
 from fxjax.types import AnyPhoto
 
@@ -335,7 +334,7 @@ def invert(
             files.write(path, (out / "targets" / path.name).read_bytes())
     search = inversion.prepare(single)
     note = json.dumps({**dataclasses.asdict(single), **shas, "batch": batch})
-    with Progress(folder, faces, batch, tensorboard=False) as progress:
+    with inverted.Progress(folder, faces, batch, tensorboard=False) as progress:
         inversion.run(folder, faces, search, batch, note, progress.move, progress.finished)
     if not chief:
         return []

@@ -16,9 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 from etils import epath
 from jaxtyping import Float
-from tqdm import tqdm
 
-from fxjax import files, tables
+from fxjax import files, steps, tables
 from fxjax.faces import align, detect
 from fxjax.images import ENDINGS, load_image, save_image, to_uint8
 from fxjax.runs import journal
@@ -89,8 +88,7 @@ def make(out: epath.Path, images: str, options: Options) -> list[Entry]:
 
     names, cutter, last = photo_names(paths), Cutter(options, paths), time.monotonic()
     taken = {name.casefold() for name in names} | {entry.name.casefold() for entry in entries}
-    bar = tqdm(paths[done:], "faces", len(paths), initial=done, unit="photo", disable=None)
-    for index, path in enumerate(bar, start=done):
+    for index, path in enumerate(steps.each(paths[done:], "faces"), start=done):
         entries += _entries(out, path, names[index], taken, cutter)
         if time.monotonic() - last > SAVE_SECONDS:
             save(index + 1)
