@@ -17,14 +17,11 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from fxjax.cli import launch
 from fxjax.codes import invert
 from fxjax.losses import Perceptual
 from fxjax.nn.generator import synthesize
-from fxjax.nn.layers import default_widths
-from fxjax.nn.vgg16 import VGG16
 from fxjax.runs import bench
 
 
@@ -53,11 +50,9 @@ def main(config: Config) -> None:
 
 def measured(config: Config, ceilings: dict[str, float]) -> Iterator[tuple[list[object], float]]:
     """The rows of the table."""
-    neutral: Any = {"mean": (0.0,) * 3, "deviation": (1.0,) * 3, "bgr": False}
     for model, size, dtype in itertools.product(config.models, config.sizes, config.dtypes):
-        options: Any = {"dtype": jnp.dtype(dtype), "rngs": nnx.Rngs(0)}
-        features = VGG16((64, 128, 256), **neutral, **options)
-        generator = bench.maker(model)(size, default_widths(size, config.base, 512), **options)
+        features = bench.features(dtype)
+        generator = bench.generator(model, size, dtype, config.base)
         for batch in config.batches:
             if batch * size**2 <= config.largest:
                 cells, rate = measure(config, generator, features, batch, ceilings[dtype])

@@ -17,13 +17,10 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from fxjax import losses, score, sharding
 from fxjax.cli import launch
 from fxjax.codes import mix, search
-from fxjax.nn.layers import default_widths
-from fxjax.nn.vgg16 import VGG16
 from fxjax.runs import bench
 
 
@@ -62,11 +59,8 @@ def measure(
     config: Config, model: str, size: int, rows: int, name: str, best: float
 ) -> tuple[list[str], float]:
     """One row of the table, and the tree's rate in FLOP/s."""
-    dtype, make = jnp.dtype(name), bench.maker(model)
-    widths = default_widths(size, config.base or bench.BASES[model], 512)
-    neutral: dict[str, Any] = {"mean": (0.0,) * 3, "deviation": (1.0,) * 3, "bgr": False}
-    features = VGG16((64, 128, 256), **neutral, dtype=dtype, rngs=nnx.Rngs(0))
-    generator = make(size, widths, dtype=dtype, rngs=nnx.Rngs(0))
+    features = bench.features(name)
+    generator = bench.generator(model, size, name, config.base)
     perceptual = losses.Perceptual(features, size=config.score_size)
     judge = score.Judge(perceptual, losses.Gram(features, size=config.score_size))
     codes = jax.random.normal(jax.random.key(0), (2, len(generator.rows), generator.dim))

@@ -11,15 +11,13 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from fxjax.cli import launch
 from fxjax.nn.generator import Generator, synthesize
-from fxjax.nn.layers import default_widths
 from fxjax.runs import bench
 from fxjax.types import Codes
 
@@ -47,12 +45,6 @@ def gradient(generator: Generator, codes: Codes) -> jax.Array:
     return jax.grad(lambda c: jnp.sum(jnp.square(synthesize(generator, c))))(codes)
 
 
-def make(model: str, size: int, dtype: str) -> Any:
-    """A generator of official widths and random weights."""
-    widths = default_widths(size, bench.BASES[model], 512)
-    return bench.maker(model)(size, widths, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
-
-
 def main(config: Config) -> None:
     """Measures and prints."""
     head = ["model", "px", "dtype", "batch", "pass", "s", "GFLOP", "GFLOP/s", "of ceiling"]
@@ -64,7 +56,7 @@ def measured(config: Config, ceilings: dict[str, float]) -> Iterator[tuple[list[
     """The rows of the table."""
     every = itertools.product(config.models, config.sizes, config.dtypes, config.batches)
     for model, size, dtype, batch in every:
-        generator = make(model, size, dtype)
+        generator = bench.generator(model, size, dtype)
         codes = jax.random.normal(jax.random.key(0), (batch, len(generator.rows), generator.dim))
         work = bench.flops(forward, generator, codes)
         for name, function in {"forward": forward, "gradient": gradient}.items():

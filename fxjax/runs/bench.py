@@ -11,15 +11,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax import lax
 
+from fxjax.nn.layers import default_widths
 from fxjax.nn.stylegan1 import StyleGAN1
 from fxjax.nn.stylegan2 import StyleGAN2
+from fxjax.nn.vgg16 import VGG16
 
 # (height = width, channels, out) of 3x3 convolutions, and the side of square matrix products.
 CONVS = ((32, 512, 512), (64, 256, 256), (128, 128, 128), (256, 64, 64))
 MATMULS = (1024, 2048)
-BASES = {"stylegan1": 16384, "stylegan2": 32768}  # official channels: min(base / size, 512)
+# Makers, and the base of the official channels: min(base / size, 512).
+MODELS = {"stylegan1": (StyleGAN1, 16384), "stylegan2": (StyleGAN2, 32768)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +70,19 @@ def _processor() -> str:
     return models[0] if models else platform.processor() or "unknown processor"
 
 
-def maker(model: str) -> Any:
-    """The class of that name."""
-    makers = {"stylegan1": StyleGAN1, "stylegan2": StyleGAN2}
-    if model not in makers:
-        raise ValueError(f"--models: no {model!r}; there are {', '.join(makers)}")
-    return makers[model]
+def generator(model: str, size: int, dtype: str, base: int = 0) -> Any:
+    """One of random weights. Channels are base / size, at most 512; 0: the official ones."""
+    if model not in MODELS:
+        raise ValueError(f"--models: no {model!r}; there are {', '.join(MODELS)}")
+    make, official = MODELS[model]
+    widths = default_widths(size, base or official, 512)
+    return make(size, widths, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
+
+
+def features(dtype: str) -> VGG16:
+    """A VGG16 up to block3_conv3, of random weights, that takes pictures as they are."""
+    neutral: Any = {"mean": (0.0,) * 3, "deviation": (1.0,) * 3, "bgr": False}
+    return VGG16((64, 128, 256), **neutral, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
 
 
 def measure(function: Callable[..., Any], *arguments: Any, runs: int = 5) -> Timing:
