@@ -1,4 +1,4 @@
-"""How good a transfer is, beside what needs no thought: copies, simple mixes and pasted mouths.
+"""How good a transfer is, beside simple methods: copies, simple mixes and pasted mouths.
 
 Everything is judged in the photo, at 256 pixels around the face, by a reader of expressions and by
 dlib's identity network; neither takes part in making the pictures.
@@ -158,9 +158,9 @@ def table(
 ) -> list[Assessed]:
     """The result, both copies and, with `compare`, simpler methods.
 
-    What a generator draws is drawn by the one tuned to the person. `joint` adds a code that was
-    searched freely for the least E + weight * A, with as many steps as an inversion has, unless
-    the two faces are alike.
+    All pictures of a generator are drawn by the one that was tuned to the person. `joint` adds a
+    code that was searched freely for the least E + weight * A, with as many steps as an inversion
+    has, unless the two faces are alike.
     """
     person, driver = result.person, result.driver
     pictures = [

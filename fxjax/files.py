@@ -243,7 +243,7 @@ def _sibling(path: epath.Path, kind: str) -> epath.Path:
 
 @functools.cache  # once for each folder
 def _sweep(folder: epath.Path) -> None:
-    """Removes what processes of this machine left that were killed, and puts back old folders."""
+    """Removes what killed processes of this machine left, and puts back folders they had moved."""
     if _bucket(folder) or not folder.exists():
         return
     left = re.compile(rf"\.(.+)\.(\d+)@{re.escape(platform.node())}\.(tmp|old)")

@@ -15,7 +15,7 @@ LONG = 30.0  # of what takes hours
 
 
 class Steps:
-    """A context that can be given as `progress`: what it is told, it shows.
+    """A context to be given as `progress`: it shows the steps that it is told.
 
     One line that is drawn again on a terminal, a line now and then elsewhere. A thread shows it, so
     that the clock goes on while a program is compiled or nothing is told.

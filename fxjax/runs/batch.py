@@ -94,7 +94,7 @@ def invert_all(
 def _forget(out: epath.Path) -> None:
     """Removes the pairs' results, if there are any; experiments.invert removes its own.
 
-    The state goes first, so that what is killed meanwhile takes no pair without files as done.
+    The state goes first: killed meanwhile, no pair is taken as done whose files are gone.
     """
     if journal.begun(out / "inversion"):
         files.remove(out, (*FOLDERS, *FILES))
@@ -126,9 +126,9 @@ def each(
 ) -> list[dict[str, Any]]:
     """Does this process's pairs that are not done; returns all rows once all processes are done.
 
-    `work` writes a pair's files and returns its row. What fails is a row too, with its reason.
-    Pairs done with another `key` (the settings that matter) or of other faces or codes are done
-    again.
+    `work` writes a pair's files and returns its row. A pair that fails has a row too, with the
+    reason. Pairs done with another `key` (the settings that matter) or of other faces or codes are
+    done again.
     """
     shas = {path: _sha(out, entry) for path, entry in entries.items()}
     marks = {pair: _mark(key, *(shas[path] for path in pair[:2])) for pair in pairs}
@@ -155,7 +155,7 @@ def each(
 
 
 def _said(error: Exception) -> str:
-    """An error in a line; those that are not written for users with their kind."""
+    """An error in a line; one that is not written for users begins with its class."""
     text = " ".join(str(error).split())
     kind = "" if isinstance(error, (ValueError, OSError)) and text else type(error).__name__
     return ": ".join(part for part in (kind, text) if part)
@@ -166,7 +166,7 @@ def _code(out: epath.Path, entry: worklist.Entry) -> epath.Path:
 
 
 def _sha(out: epath.Path, entry: worklist.Entry) -> str:
-    """Of a face and its code, if it has one."""
+    """The sha256 of a face and of its code, if it has one."""
     place = _code(out, entry)
     code = place.read_bytes() if place.exists() else b""
     return hashlib.sha256(repr(entry).encode() + code).hexdigest()
@@ -187,7 +187,7 @@ def _row(out: epath.Path, pair: Pair, mark: str) -> dict[str, Any] | None:
 
 
 def codes_of(*faces: Known) -> Codes:
-    """Their codes on the device."""
+    """The faces' codes, on the device."""
     return jnp.asarray(np.stack([face.code for face in faces]))
 
 

@@ -71,7 +71,7 @@ def _processor() -> str:
 
 
 def generator(model: str, size: int, dtype: str, base: int = 0) -> Any:
-    """One of random weights. Channels are base / size, at most 512; 0: the official ones."""
+    """A generator of random weights. Channels: base / size, at most 512; 0: the official ones."""
     if model not in MODELS:
         raise ValueError(f"--models: no {model!r}; there are {', '.join(MODELS)}")
     make, official = MODELS[model]

@@ -50,16 +50,16 @@ class Models(NamedTuple):
 
     @property
     def generator(self) -> Any:
-        """What draws W+ codes."""
+        """The generator itself, which draws W+ codes."""
         return self.walk.generator if isinstance(self.walk, whiten.Whitened) else self.walk
 
     def begun(self, codes: Codes) -> Codes:
-        """Where a search starts for W+ codes."""
+        """W+ codes as the search's own codes, to start at."""
         whitened = isinstance(self.walk, whiten.Whitened)
         return whiten.mean_codes(self.walk, codes) if whitened else codes
 
     def found(self, codes: Codes) -> Codes:
-        """The W+ codes of a search's own."""
+        """A search's own codes as W+ codes."""
         return self.walk.w(codes) if isinstance(self.walk, whiten.Whitened) else codes
 
 
@@ -146,7 +146,7 @@ class Search:
         kept: tuple[epath.Path, str],
         progress: Callable[[float, float], None],
     ) -> Found:
-        """Inverts `targets`, the entries' and then padding; goes on from what the journal has.
+        """Inverts `targets` (the entries', then padding), and goes on where the journal says.
 
         `kept` are the run's folder and this process's entry in its journal. `progress` is told the
         share of the batch done since the last call, and the mean loss.
@@ -224,7 +224,7 @@ class Search:
         return embed(self.models.loss, placed, weights)
 
     def _split(self, tree: Any) -> Any:
-        """Always the same sharding, or a resumed search would be another program."""
+        """Splits over the devices always alike: else a resumed search would be another program."""
         return jax.device_put(tree, self.everywhere)
 
     def _draw(self, place: invert.Place, start: Codes) -> Photos:
@@ -336,7 +336,7 @@ class Tuner:
         found: Found,
         targets: Photos,
     ) -> list[dict[str, Any]]:
-        """Tunes at most one face per device; what to add to their rows."""
+        """Tunes at most one face per device; returns what to add to the faces' rows."""
         began = time.monotonic()
         models = self.search.models
         generator, loss, judge, mesh = models.generator, models.loss, models.judge, models.mesh

@@ -133,7 +133,7 @@ def prepare(config: Config) -> Search:
 
 
 def tuner(config: Config, search: Search) -> Tuner | None:
-    """What tunes weights for each face, if asked."""
+    """The tuner of weights for each face, or None if there shall be none."""
     if not config.pivotal_steps:
         return None
     settings = pivotal.Settings(
@@ -156,7 +156,7 @@ def kind_of(config: Config) -> str:
 
 
 def space_of(text: str) -> Any:
-    """w, w+ or a number; whitened codes are alike in all rows, as those of w are."""
+    """What moves: w, w+ or a number of rows. Whitened codes are alike in all rows, as w's are."""
     if text in ("w", "w+", WHITENED):
         return text.replace(WHITENED, "w")
     if text.isdecimal():
@@ -324,7 +324,7 @@ def _write(
 
 
 def encoder_of(model: str, start: str) -> Any:
-    """What `start` "encoder" reads the faces with, else None. ValueError if `model` has none."""
+    """The encoder that --start=encoder needs, else None. ValueError if the model has none."""
     if start != ENCODER:
         return None
     parts = checkpoint.read_card(zoo.find(model))["parts"]

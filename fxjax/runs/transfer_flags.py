@@ -10,7 +10,7 @@ from fxjax.transfer_types import Settings
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inversion:
-    """Of every command that inverts faces."""
+    """Flags of every command that inverts faces."""
 
     model: Annotated[str, "generator: a model folder or the name of a shipped model"] = "faces"
     features: Annotated[str | None, "VGG16 folder; None is what comes with the model"] = None
@@ -30,7 +30,7 @@ class Inversion:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Search(Inversion):
-    """Of those that rank masks."""
+    """Flags of commands that rank masks."""
 
     rows: Annotated[
         str,
@@ -59,7 +59,7 @@ class Search(Inversion):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Drawing(Inversion):
-    """Of those that change photos."""
+    """Flags of commands that change photos."""
 
     strength: Annotated[float, "how much of the expression, 0 to 1.5"] = Settings.strength
     tuning: Annotated[int, "steps that fit the weights to the person; 0: none"] = Settings.tuning
@@ -78,7 +78,7 @@ class Drawing(Inversion):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Transfer(Search, Drawing):
-    """Of those that do both."""
+    """Flags of commands that rank masks and change photos."""
 
     mask: Annotated[str | None, "no search: 0s and 1s, row 0 first; 1 is the expression's"] = None
 

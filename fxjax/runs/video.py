@@ -99,7 +99,7 @@ class Video:
         )
 
     def _packets(self, container: Any, *streams: Any) -> Iterator[Any]:
-        """As far as the file can be read."""
+        """The packets of a file, as far as it can be read."""
         with contextlib.suppress(library().FFmpegError):
             yield from container.demux(*streams)
 
@@ -369,8 +369,8 @@ def several(person: Located, rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def steadied(faces: Mapping[int, align.Landmarks]) -> dict[int, align.Landmarks]:
     """Landmarks by frame, each the mean of it (counted twice) and of the frames beside it.
 
-    The neighbours are moved onto it by nose and eye corners, so that a head's move stays as it is:
-    what goes is the landmarks' own trembling.
+    The neighbours are moved onto it by nose and eye corners: so the landmarks tremble less, and
+    the head still moves as it did.
     """
     found = {}
     for number, own in faces.items():
@@ -390,7 +390,7 @@ def write_videos(
 
 
 def _beside(frame: AnyPhoto, photo: AnyPhoto) -> AnyPhoto:
-    """Both at one height, of at most `HIGH` pixels."""
+    """A frame and a photo beside each other at one height, of at most `HIGH` pixels."""
     high = min(len(photo), HIGH)
     sizes = [(max(1, round(each.shape[1] * high / len(each))), high) for each in (frame, photo)]
     tiles = [

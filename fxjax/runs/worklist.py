@@ -225,7 +225,7 @@ class Cutter:
 def _entries(
     out: epath.Path, path: epath.Path, name: str, taken: set[str], cutter: Cutter
 ) -> Iterable[Entry]:
-    """A photo's entries. Whatever is wrong with it stays with it."""
+    """A photo's entries. Whatever is wrong with a photo costs that photo alone."""
     photo_path, found = shown(path), list[Entry]()
     try:
         try:
@@ -304,7 +304,8 @@ def _listed(source: epath.Path) -> list[epath.Path]:
 def beside(source: epath.Path, text: str) -> epath.Path:
     """The path that a line of a list or table means: relative to the file's folder, or whole.
 
-    Backslashes part folders, and accents may be written in two ways, where no file is found else.
+    Where no such file is found, backslashes part folders, and accents are tried in both Unicode
+    forms.
     """
     if "://" in text:
         return files.given(text)
@@ -377,7 +378,7 @@ def _plain(text: str) -> str:
 
 
 def free_name(name: str, taken: set[str]) -> str:
-    """The name, or with the least number from 2 that nobody has; takes it."""
+    """The name, with the least number from 2 added if it is in `taken`; adds it to these."""
     found, number = name, 1
     while found.casefold() in taken:
         number += 1

@@ -139,7 +139,7 @@ class Page:
         return StreamingResponse(lines(), media_type="text/event-stream")
 
     async def give(self, request: Request) -> Response:
-        """A photo, as the body; it is accepted by what the worker finds in it."""
+        """Takes a photo, as the body; it is accepted if the worker finds a face in it."""
         self.store.room()
         folder = self.store.new(self.store.photos)
         try:
@@ -152,7 +152,7 @@ class Page:
             raise
 
     async def sample(self, request: Request) -> Response:
-        """One of the faces that come with the generator, as if it had been given."""
+        """Takes one of the faces that come with the generator, as if it had been uploaded."""
         source = self.samples[str((await entries(request)).get("name"))]
         self.store.room()
         folder = self.store.new(self.store.photos)
@@ -180,7 +180,7 @@ class Page:
         return JSONResponse(await self.worker.quick(task | {"wish": written(wish)}))
 
     async def begin(self, request: Request) -> Response:
-        """A transfer between two photos."""
+        """Begins a transfer between two photos."""
         asked = await entries(request)
         photos = {who: self.store.photo(asked.get(who)) for who in ("person", "driver")}
         wish = wishes.read(asked.get("wish"))

@@ -93,7 +93,7 @@ class Store:
         files.write(self.home / state["id"] / STATE, json.dumps(state).encode())
 
     def recover(self) -> None:
-        """Says of results that were never finished that they were not."""
+        """Marks results that were never finished as failed, and removes folders without a state."""
         for state in list(self.states()):
             if state["status"] in GOING:
                 self.write(state | {"status": "failed", "error": "the program was stopped"})
@@ -171,7 +171,7 @@ class Jobs:
             self.watchers.discard(mine)
 
     async def run(self) -> None:
-        """Works until it is stopped itself."""
+        """Does the waiting transfers until it is cancelled."""
         while True:
             self.more.clear()
             while self.waiting:
@@ -240,7 +240,7 @@ class Jobs:
 
 
 def _share(stage: str, share: float) -> float:
-    """Of a whole transfer, when so much of a stage is done."""
+    """The share of a whole transfer that is done when so much of a stage is."""
     before = 0.0
     for name, part in STAGES.items():
         if name == stage:

@@ -39,11 +39,11 @@ KINDS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 
 
 class Cancelled(Exception):
-    """Somebody does not want it any more."""
+    """The transfer was cancelled."""
 
 
 class Watched(Engine):
-    """An engine that says what it is at, and can be stopped there."""
+    """An engine that tells each step that it begins, and can be stopped there."""
 
     tell: Callable[[str, float], None] = staticmethod(lambda stage, share: None)
     show: Callable[[str, AnyPhoto], None] = staticmethod(lambda name, picture: None)
@@ -114,7 +114,7 @@ class Studio:
         }
 
     def check(self, person: pathlib.Path, driver: pathlib.Path, wish: Wish) -> dict[str, Any]:
-        """What will not go well with two photos, in words; `stops` if it cannot be done at all."""
+        """What will not go well with two photos: in words, and whether a mouth is hidden."""
         engine = self.of(wish)
         people = engine.locate(person, wish.face)
         other = engine.locate(driver, wish.driver_face)[0]
@@ -279,7 +279,7 @@ class Studio:
 
 
 def check_size(source: pathlib.Path, most: int) -> None:
-    """ValueError for what has more pixels than that by its header; nothing is decoded."""
+    """ValueError for a picture of more than `most` pixels by its header; nothing is decoded."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -317,7 +317,7 @@ def smaller(face: Located, engine: Faces, most: int = SIDE) -> Located:
 
 
 def near(face: Located, engine: Faces) -> Located:
-    """The face in a copy of its surroundings, small enough to draw many."""
+    """The face in a copy of its surroundings, so small that many can be drawn."""
     corners = np.array([[0.0, 0], [1, 0], [1, 1], [0, 1]]) * len(face.crop.image) - 0.5
     square = align.transform(face.crop.photo_from_crop, corners)
     limit = np.array(face.photo.shape[1::-1])
@@ -344,10 +344,10 @@ def head(box: Float[np.ndarray, " 4"]) -> Float[np.ndarray, " 4"]:
 
 
 def rounded(numbers: Float[np.ndarray, " 4"]) -> list[float]:
-    """For JSON, within 0 to 1."""
+    """Shares of a photo's sides for JSON, within 0 to 1."""
     return [round(float(number), 4) for number in np.clip(numbers, 0, 1)]
 
 
 def number(value: float) -> float | None:
-    """For JSON, which knows no infinities."""
+    """A number for JSON, which knows no infinities; None for these."""
     return round(float(value), 3) if math.isfinite(value) else None

@@ -35,7 +35,7 @@ class Refused(Exception):
 
 
 class Process:
-    """One life of it: who waits for an answer is told when it ends."""
+    """One run of the worker's process; whoever waits for an answer is told when it ends."""
 
     def __init__(self, process: asyncio.subprocess.Process):
         self.process = process
@@ -71,7 +71,7 @@ class Process:
             waiting.put_nowait({"wrong": why})
 
     async def send(self, task: dict[str, Any]) -> None:
-        """One line; if it does not arrive, `_read` sees the end."""
+        """Sends one line; if the process has ended, `_read` says so to whoever waits."""
         assert self.process.stdin is not None
         with contextlib.suppress(ConnectionError):
             self.process.stdin.write(json.dumps(task).encode() + b"\n")
