@@ -267,9 +267,9 @@ def run(
             try:
                 found = search.run(part, targets, (out, kept_place), told)
             except jax.errors.JaxRuntimeError as error:
-                many, what = size, "pictures (--remat or --dtype=bfloat16 take less)"
-                size = halved(many, error, what, least=devices)
-                print(f"out of memory with {many} pictures at once; going on with {size}")
+                what = "pictures (--remat or --dtype=bfloat16 take less)"
+                size = halved(size, error, what, least=devices)
+                print(f"out of memory; going on with {size} pictures at once", flush=True)
                 journal.write(out, kept_size, size)
                 continue
             rows = [
