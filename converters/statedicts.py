@@ -50,7 +50,7 @@ TYPES = {
     "F64": "<f8",
     "F32": "<f4",
     "F16": "<f2",
-    "BF16": "<u2",  # widened, too
+    "BF16": "<u2",  # widened to float32 when its values are read
     "I64": "<i8",
     "I32": "<i4",
     "I16": "<i2",

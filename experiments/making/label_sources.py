@@ -68,7 +68,7 @@ class Config:
 
 
 def rated(config: Config, reader: Reader) -> Iterator[tuple[str, bool, Sample]]:
-    """Source, whether held back, and sample, of rated faces and mouths pasted into them."""
+    """Rated faces and mouths pasted into them: source, whether held back, and sample of each."""
     limits = Limits(config.no_smile, config.smile)
     thresholds = training.Thresholds(config.neutral_most, config.happy_least)
     trained = []
@@ -109,7 +109,7 @@ def _receivers(config: Config) -> list[Face]:
 
 
 def drawn(config: Config, reader: Reader) -> Iterator[tuple[str, bool, Sample]]:
-    """The same for samples of the generator and pairs of them."""
+    """Samples of the generator and pairs of them: source, whether held back, and sample."""
     limits = Limits(config.no_smile, config.smile)
     generator = load(config.model, part="generator")
     wanted = {"count": config.samples, "seed": config.seed, "psi": config.psi, "size": config.size}
@@ -120,7 +120,7 @@ def drawn(config: Config, reader: Reader) -> Iterator[tuple[str, bool, Sample]]:
 
 
 def rendered(config: Config) -> Iterator[tuple[str, bool, Sample]]:
-    """The same for renders."""
+    """Rendered faces: source, whether held back, and sample of each."""
     pictures, names = data.read_pictures(config.renders, config.size)
     table = data.table_of(config.renders)
     rows = {row.get("file"): row for row in tables.read(table)}

@@ -309,7 +309,7 @@ def read_truth(
 
 
 def nearness(run: Trained, truth: Truth) -> dict[str, float | int]:
-    """PSNR in dB of the changed faces to how they truly look, and that of leaving them as they are.
+    """PSNR in dB to the rendered answer: of the changed faces, and of the faces left unchanged.
 
     The means are over faces; a face that is equal to its wanted one is left out.
     """

@@ -125,7 +125,7 @@ def fresh(settings: FeatureSettings, ratings: int) -> TrainState:
 
 
 def optimizer(settings: FeatureSettings) -> optax.GradientTransformation:
-    """See `warmed`."""
+    """Adam with the settings' rate and length, as `warmed` makes it."""
     return warmed(settings.rate, settings.kviews, settings.batch)
 
 

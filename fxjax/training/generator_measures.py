@@ -32,7 +32,7 @@ BATCH = 16  # pictures at once, always, so that a picture does not depend on how
 POOLED = "block3_conv3"
 EPSILON = 1e-4  # of the path length, in t
 PLACING = 16  # pictures whose mean landmarks say where faces are
-TUNED = "inversion"  # the maker that is also tuned
+TUNED = "inversion"  # the row of the generator itself, which alone gets a second, tuned row
 
 
 class FaceData(NamedTuple):
@@ -124,7 +124,7 @@ def _pooled(features: VGG16, picture: Array) -> Array:
 
 
 class DlibJudge:
-    """dlib: who an aligned picture shows, and where. `place` is where faces usually are."""
+    """dlib's landmarks and identities of aligned pictures. `place`: the data's mean landmarks."""
 
     def __init__(self, faces: FaceData):
         self.detector, self.identity = detect.Detector(), detect.Identity()
@@ -377,7 +377,7 @@ def compare(
     plan: InversionPlan,
     components: int,
 ) -> tuple[dict[str, dict[str, float | int]], dict[str, Photos]]:
-    """Every maker's inversions, PCA (if `components`) and the targets themselves."""
+    """Figures and pictures of the targets, each maker's inversions, and PCA (if `components`)."""
     wanted = look(judge, faces, chosen)
     pictures: dict[str, Photos] = {"target": wanted.targets}
     for name, generator in makers.items():

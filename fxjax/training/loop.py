@@ -186,7 +186,7 @@ class Log:
         self.job, self.last, self.since = job, first, time.monotonic()
         self.extra: dict[
             str, float | int
-        ] = {}  # measures of now and then, for the rows from now on
+        ] = {}  # what `Job.draw` measured last, repeated in all rows until it is measured again
         self.board = None
         if jax.process_index():
             return
