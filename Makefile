@@ -18,7 +18,7 @@ DEMO := runs/demo
 TESTS := -m pytest -n 2 --dist loadfile --durations=20 -m "not slow"
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-web test-oldest test-newest lint docs clean
+.PHONY: demo test test-web browser test-oldest test-newest lint docs clean
 
 # Gives a face of the shipped generator (of no real person) the expression of a real photo.
 demo: .venv/stamp
@@ -43,12 +43,15 @@ docs: .venv/docs-stamp
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 	@echo "Open runs/site/index.html"
 
-# The page, in a real browser; as root on Debian it installs Chromium if there is none.
-test-web: .venv/stamp
-	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { test "$$(id -u)" = 0 \
-		&& apt-get update -qq && apt-get install -qq -y chromium >/dev/null; } \
-		|| { echo "make test-web: no Chromium; install it (Debian: apt install chromium)" >&2; exit 1; }
+# The page, in a real browser.
+test-web: .venv/stamp browser
 	$(BIN)/python -m pytest -n 0 tests/test_web.py tests/test_web_studio.py tests/test_browser.py
+
+# As root on Debian it installs Chromium if there is none.
+browser:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { test "$$(id -u)" = 0 \
+		&& timeout 600 sh -c 'apt-get update -qq && apt-get install -qq -y chromium' >/dev/null; } \
+		|| { echo "no Chromium; install it (Debian: apt install chromium)" >&2; exit 1; }
 
 test-oldest: .venv-oldest/stamp
 	.venv-oldest/bin/python $(TESTS)

@@ -19,7 +19,6 @@ SOFT = 0.005  # of the side: blur of what a drawing of few pixels says
 BROAD = 0.08  # of the side: what is broader is light
 KEPT = 0.2  # of what is broad
 DARK = 0.15  # of the range: dark pixels' factors are noise
-BLACK = 0.04
 MOST = 0.25  # of the factor's logarithm
 AROUND = 0.15  # of the face's square: how far from the parts folds are drawn
 LIPS = 0.15  # how much of it goes over lips, which have edges of their own
@@ -30,16 +29,14 @@ FAR = 0.25  # of the face's square: how far from the parts folds go
 AREA = 0.03  # of the side: within such places two drawings' folds are compared
 FAINT = 0.02  # of the logarithm of brightness: folds that are fainter count as none
 THIN = 0.003  # of the side: what is narrower stays where folds go
-WIDE, LONG = (
-    0.012,
-    0.03,
-)  # of the side: dark lines are narrower than the first and longer than the last
+
+WIDE, LONG = 0.012, 0.03  # of the side: dark lines of a smile are narrower, and longer
 FINEST = 0.002  # of the side: what is narrower is a hair
+FAINTEST, CLEAR = 0.02, 0.06  # by so much darker (logarithm) than beside it: none, and more: a line
+BLACK = 0.04  # of the range: darker pixels' logarithms are noise
+DIRECTIONS = 12  # in which lines are sought
 ASIDE = 0.04  # of the side: so far from a line is the skin whose texture it gets
-FAINTEST, CLEAR = 0.02, 0.06  # of the logarithm of brightness: of lines, darker than beside them
-DIRECTIONS = 12
-RELAXED = 0.03, 0.12  # of the distance between the eyes: by so much a mouth narrows at least, and
-# by so much more where a smile goes
+NARROWER = 0.03, 0.12  # of the eyes' distance: a smile goes if a mouth narrows so much and more
 CORNER = 0.08  # of the distance between the eyes: the dark of a mouth's corner is within
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -121,6 +118,8 @@ def without_lines(
     side: float,
 ) -> Float[np.ndarray, "tall wide 3"]:
     """The photo with dark lines of the skin in the colours beside them where it is `creased`."""
+    if not creased.any():
+        return photo
     line = _lines(photo, side)
     beside = _around(photo, (1.001 - line) * (skin + 1e-3), WIDE * side, 0.0)
     texture = (photo - _blur(photo, THIN * side)) * (1 - line)[..., None]
@@ -187,7 +186,7 @@ def _smile_goes(own: Landmarks, new: Landmarks) -> float:
     """How much of a smile goes, 0 to 1, by how much narrower the mouth gets."""
     wide = [np.linalg.norm(points[54] - points[48]) for points in (own, new)]
     less = (wide[0] - wide[1]) / align.eye_distance(own)
-    return float(align.smooth(np.array([(less - RELAXED[0]) / RELAXED[1]]))[0])
+    return float(align.smooth(np.array([(less - NARROWER[0]) / NARROWER[1]]))[0])
 
 
 def _creases(points: Landmarks, size: int) -> Float[np.ndarray, "size size"]:
