@@ -19,6 +19,7 @@ from fxjax import engine, files, zoo
 from fxjax.cli import launch
 from fxjax.codes import mix
 from fxjax.images import load_image
+from fxjax.transfer_types import Settings, Transfer
 from fxjax.types import Photo
 
 GAP = 6  # pixels of white between pictures
@@ -30,8 +31,7 @@ class Config:
 
     dst: Annotated[str, "folder to write to"] = "docs/images"
     pairs: Annotated[str, "samples of the shipped generator, person<driver, with commas"] = (
-        "seed0006<seed0058,seed0035<seed0021,seed0060<seed0007,"
-        "seed0021<seed0035,seed0058<seed0006,seed0010<seed0060"
+        "seed0006<seed0058,seed0035<seed0021,seed0060<seed0007,seed0021<seed0035,seed0010<seed0060"
     )
     size: Annotated[int, "pixels a side of each picture"] = 256
     moving: Annotated[int, "which of the pairs moves, from 0"] = 1
@@ -41,7 +41,8 @@ class Config:
 def main(config: Config) -> None:
     """Transfers and writes both pictures."""
     wanted = [pair.partition("<")[::2] for pair in config.pairs.split(",")]
-    made, columns = engine.Engine("faces"), []
+    made = engine.Engine("faces", settings=Settings(rows=mix.free_rows(2, 7)))
+    columns, film = [], []
     for number, (person, driver) in enumerate(wanted):
         (found,) = made(sample(person), sample(driver))
         print(f"{person} < {driver}: {found.drawn}, {found.verdict.text}")
@@ -67,7 +68,7 @@ def column(before: Photo, after: Photo, driver: Photo, size: int) -> Photo:
     return np.concatenate([upper, np.full((GAP, size, 3), 255, np.uint8), lower])
 
 
-def strengths(made: engine.Engine, found: engine.Transfer, count: int) -> list[Photo]:
+def strengths(made: engine.Engine, found: Transfer, count: int) -> list[Photo]:
     """From the person's own expression to the driver's and back."""
     codes, frames = jnp.asarray(found.codes), []
     own = made.draw(codes[:1], found.generator)
