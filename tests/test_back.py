@@ -11,6 +11,7 @@ from expressions import ASTRONAUT, located, still
 
 from fxjax import images, metrics
 from fxjax.faces import align, back, expression, goal, mouth, move
+from fxjax.faces import located as faces
 from fxjax.faces.detect import Detector
 from fxjax.transfer_types import Located
 
@@ -258,3 +259,19 @@ def test_a_mouth_that_opens_a_little_more_shows_its_own_teeth(person):
     )
     blue = far.colours[far.alpha > 0.9].mean(0)
     assert blue[2] > blue[0] + 0.3
+
+
+def test_what_a_mouth_lacks_is_added_as_a_whole(straight):
+    """A shift that is seen is answered in full, single points that lie beside are not."""
+    points = straight.landmarks
+    moved = goal.Goal(points, points, 1.0)
+    eyes, rest = align.eye_distance(points), faces.AGAIN
+    there = points.copy()
+    there[48:] -= 0.02 * eyes
+    found = faces._short(moved, there)
+    np.testing.assert_allclose(found[48:], rest * 0.02 * eyes, rtol=1e-6)
+    assert not found[:48].any()
+    beside = points.copy()
+    beside[62] += [0, 0.05 * eyes]
+    found = np.abs(faces._short(moved, beside))
+    assert 0 < found.max() < 0.3 * rest * 0.05 * eyes

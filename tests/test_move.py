@@ -77,6 +77,25 @@ def test_each_side_of_a_closing_mouth_keeps_its_own_lip(points):
     assert column.max() < 0.05
 
 
+def test_corners_of_a_closing_mouth_keep_no_teeth(points):
+    """The lower lip's edge is round: between two landmarks there are teeth below the chord."""
+    opened = points.copy()
+    opened[65:68, 1] += 14
+    opened[55:60, 1] += 14
+    teeth = np.zeros((SIZE, SIZE), np.float32)
+    rounds = [np.array(move._bowed(opened, *corner)) for corner in move._LOWER_CORNERS]
+    edge = np.concatenate([opened[60:65], [rounds[1]], opened[65:68], [rounds[0]]])
+    cv2.fillPoly(teeth, [np.rint(edge).astype(np.int32)], (1.0,))
+    shut = goal.closed(opened, -0.06)
+    flow = move.flow(opened, shut, move.outline(opened, shut, SIZE))
+    place = _grid(SIZE).astype(np.float32)
+    below = move.seen(teeth[..., None], place - flow.below).reshape(SIZE, SIZE) * flow.side
+    assert rounds[0][1] > (opened[60] + opened[67])[1] / 2 + 1  # it bows
+    for one, other in ((60, 67), (64, 65)):
+        x, y = np.rint((shut[one] + shut[other]) / 2).astype(int)
+        assert below[y + 2 : y + 12, x].max() < 0.05
+
+
 def test_the_slit_by_hand():
     points = np.zeros((68, 2))
     points[48], points[54], points[60], points[64] = [20, 40], [60, 40], [22, 40], [58, 40]

@@ -9,7 +9,7 @@ from scipy.interpolate import RBFInterpolator
 
 from fxjax.faces import align
 from fxjax.faces.align import Landmarks
-from fxjax.faces.goal import OPEN, opening
+from fxjax.faces.goal import OPEN, closes, opening
 
 GRID = 128  # points a side at which a spline is computed; it is smooth between them
 UNIT = 512.0  # a picture's side in the spline's units, in which its smoothing is given
@@ -19,6 +19,10 @@ BORDER = 0.05  # of the side: where the move fades out before the border
 REACH = 0.1  # of the face's square: how far beyond the face's outline the move fades out
 
 _UPPER, _LOWER = [*range(49, 54), 61, 62, 63], [*range(55, 60), 65, 66, 67]
+
+# Neighbours along the inner lips, and three along the outer ones that bow as these do.
+_UPPER_CORNERS = (60, 61, 48, 49, 50), (63, 64, 52, 53, 54)
+_LOWER_CORNERS = (60, 67, 48, 59, 58), (65, 64, 56, 55, 54)
 
 Map = Float[np.ndarray, "size size 2"]
 
@@ -81,13 +85,18 @@ def flow(own: Landmarks, new: Landmarks, face: Float[np.ndarray, "size size"]) -
     border = [(a, b) for a in edge for b in (0, size - 1)]
     border = np.array(sorted({*border, *((b, a) for a, b in border)}))
 
-    def without(lip: list[int]) -> Map:
-        kept = np.setdiff1d(np.arange(68), lip)
-        sources = np.concatenate([new[kept], border])
-        moves = spline(sources, np.concatenate([(new - own)[kept], 0 * border]), size)
-        return moves * face[..., None]
+    closing = closes(own, new)
 
-    above, below = without(_LOWER), without(_UPPER)
+    def without(lip: list[int], corners: tuple[tuple[int, ...], ...]) -> Map:
+        kept = np.setdiff1d(np.arange(68), lip)
+        ends = [new[kept], border]
+        moves = [(new - own)[kept], 0 * border]
+        if closing:
+            ends += [np.mean([new[[a, b]] for a, b, *_ in corners], axis=1)]
+            moves += [ends[-1] - np.stack([_bowed(own, *corner) for corner in corners])]
+        return spline(np.concatenate(ends), np.concatenate(moves), size) * face[..., None]
+
+    above, below = without(_LOWER, _UPPER_CORNERS), without(_UPPER, _LOWER_CORNERS)
     down, beside = slit(new, size)
     # Beside the mouth the two go over into each other, the more gently the farther away.
     share = align.smooth((down / (0.5 * beside + 1e-3) + 1) / 2)[..., None]
@@ -98,6 +107,14 @@ def flow(own: Landmarks, new: Landmarks, face: Float[np.ndarray, "size size"]) -
         between = align.filled(new[60:68], size).astype(np.float32)
         side = side * (1 - cv2.GaussianBlur(between, (0, 0), SHARP * size))
     return Flow(np.where(mouth, above, both), np.where(mouth, below, both), side)
+
+
+def _bowed(
+    points: Landmarks, one: int, other: int, first: int, middle: int, last: int
+) -> Float[np.ndarray, " 2"]:
+    """Where the edge of an open lip is between two inner landmarks: it bows as the outer one."""
+    bow = points[middle] - (points[first] + points[last]) / 2
+    return (points[one] + points[other]) / 2 + bow
 
 
 def slit(
