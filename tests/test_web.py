@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("starlette", reason="the extra `web` is not installed")
-pytest.importorskip("httpx", reason="starlette's test client needs httpx")
+pytest.importorskip("starlette.testclient", reason="starlette's test client needs httpx2")
 
 from starlette.testclient import TestClient
 from webpages import TOKEN, app_of, picture, plain
