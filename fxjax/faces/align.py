@@ -287,6 +287,11 @@ def union(masks: Iterable[Masks], parts: Sequence[str] = PARTS) -> Float[np.ndar
     return np.max([getattr(mask, part) for mask in masks for part in parts], axis=0)
 
 
+def depth(outline: Float[np.ndarray, "_ 2"], size: int) -> Float[np.ndarray, "size size"]:
+    """How many pixels each place within an outline is from outside of it; 0 there."""
+    return cv2.distanceTransform(filled(outline, size), cv2.DIST_L2, 5)
+
+
 def smooth(x: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """0 below 0, 1 above 1, and a curve without corners between."""
     x = np.clip(x, 0, 1)

@@ -35,6 +35,7 @@ FINEST = 0.002  # of the side: what is narrower is a hair
 FAINTEST, CLEAR = 0.02, 0.06  # by so much darker (logarithm) than beside it: none, and more: a line
 BLACK = 0.04  # of the range: darker pixels' logarithms are noise
 DIRECTIONS = 12  # in which lines are sought
+FAR_SEEN = 0.14  # of the side: nothing that is farther from a place tells what it becomes
 ASIDE = 0.04  # of the side: so far from a line is the skin whose texture it gets
 NARROWER = 0.03, 0.12  # of the eyes' distance: a smile goes if a mouth narrows so much and more
 CORNER = 0.08  # of the distance between the eyes: the dark of a mouth's corner is within
@@ -51,7 +52,7 @@ class Folds(NamedTuple):
     eased: Float[np.ndarray, "size size"]
     """How much of the photo's own folds goes, 0 to 1; see `ease`."""
     creased: Float[np.ndarray, "size size"]
-    """How much of the lines beside a smile that goes does, 0 to 1; see `ease`."""
+    """How much of the lines beside a smile that goes does, 0 to 1; see `without_lines`."""
 
 
 def folds(
@@ -82,7 +83,8 @@ def folds(
     change = _blur(change - (1 - KEPT) * around(change, BROAD), SOFT * size)
     strong = [around((each - around(each, BROAD)) ** 2, AREA) + FAINT**2 for each in laid]
     mouth, nose = lips(new, size), _blur(_filled_hull(new[27:36], size), 0.02 * size)
-    eased = np.clip(1 - strong[1] / strong[0], 0, 1) * (1 - mouth) * (1 - nose)
+    free = (1 - mouth) * (1 - nose)
+    eased = np.clip(1 - strong[1] / strong[0], 0, 1) * free
     eased = eased * _near(own, new, size, parts, FAR)
     if "mouth" in parts and closes(own, new):
         eased = np.maximum(eased, corners(new, size))
@@ -90,7 +92,7 @@ def folds(
     near = _near(own, new, size, parts, AROUND) * face * (1 - (1 - LIPS) * mouth)
     creased = np.zeros_like(eased)
     if "mouth" in parts and (goes := _smile_goes(own, new)):
-        creased = goes * _creases(new, size) * (1 - mouth) * (1 - nose) * face
+        creased = goes * _creases(new, size) * free * face
     return Folds(np.exp(np.clip(change * (1 - eased), -MOST, MOST) * near), eased, creased)
 
 
@@ -120,11 +122,19 @@ def without_lines(
     """The photo with dark lines of the skin in the colours beside them where it is `creased`."""
     if not creased.any():
         return photo
+    found, (tall, wide), reach = photo.copy(), creased.shape, round(FAR_SEEN * side) + 1
+    rows, columns = (np.flatnonzero(creased.any(axis=axis)) for axis in (1, 0))
+    near = np.s_[  # lines are costly to find
+        max(rows[0] - reach, 0) : min(rows[-1] + reach + 1, tall),
+        max(columns[0] - reach, 0) : min(columns[-1] + reach + 1, wide),
+    ]
+    photo, skin, creased = photo[near], skin[near], creased[near]
     line = _lines(photo, side)
     beside = _around(photo, (1.001 - line) * (skin + 1e-3), WIDE * side, 0.0)
     texture = (photo - _blur(photo, THIN * side)) * (1 - line)[..., None]
     aside = np.roll(texture, round(ASIDE * side), axis=1)
-    return photo + (creased * line)[..., None] * (beside + aside - photo)
+    found[near] = photo + (creased * line)[..., None] * (beside + aside - photo)
+    return found
 
 
 def _lines(photo: Float[np.ndarray, "tall wide 3"], side: float) -> Float[np.ndarray, "tall wide"]:
@@ -199,8 +209,9 @@ def _creases(points: Landmarks, size: int) -> Float[np.ndarray, "size size"]:
         line = np.stack([points[wing] + 0.08 * eyes * out, beside, beside + 0.35 * eyes * down])
         cv2.polylines(lines, [np.rint(line).astype(np.int32)], False, 1, 1)
     far = cv2.distanceTransform(1 - lines, cv2.DIST_L2, 5) / eyes
-    within = cv2.distanceTransform(align.filled(points[:17], size).astype(np.uint8), cv2.DIST_L2, 5)
-    inner = align.smooth(within / (0.12 * eyes) - 1)  # an outline of a face is a dark line, too
+    inner = align.smooth(
+        align.depth(points[:17], size) / (0.12 * eyes) - 1
+    )  # an outline of a face is a dark line, too
     return (align.smooth(2 - far / 0.12) * inner).astype(np.float32)
 
 

@@ -148,9 +148,7 @@ def _lit(
     """In the light of the skin around: a little of its colour, and darker towards the lips."""
     colour = np.average((crop + 1).reshape(-1, 3), 0, skin.ravel() + 1e-6)
     tint = (colour / max(float(colour @ LUMA), 1e-3)) ** TINT
-    far = cv2.distanceTransform(
-        align.filled(new[60:68], len(crop)).astype(np.uint8), cv2.DIST_L2, 5
-    )
+    far = align.depth(new[60:68], len(crop))
     shade = 1 - SHADE * np.exp(-far / (SHADED * align.eye_distance(new)))
     return (photo + 1) * (tint / (tint @ LUMA)).astype(np.float32) * shade[..., None] - 1
 
