@@ -9,7 +9,6 @@ any moment, the same command goes on where it was.
 """
 
 import dataclasses
-import io
 import sys
 from typing import Any
 
@@ -49,15 +48,9 @@ def main(config: Config) -> None:
         ranked = engine.rank(codes[0], codes[1], (person.face, driver.face))
         if ranked is None:
             raise ValueError("the two faces are alike")
-        buffer = io.BytesIO()
-        np.savez(
-            buffer,
-            masks=ranked.masks,
-            expression=ranked.expression,
-            appearance=ranked.appearance,
-            exact=ranked.exact,
-        )
-        files.write(out / "scores" / f"{pair.name}.npz", buffer.getvalue())
+        kept = ("masks", "expression", "appearance", "exact")
+        arrays = files.npz({name: getattr(ranked, name) for name in kept})
+        files.write(out / "scores" / f"{pair.name}.npz", arrays)
         drawn = to_uint8(np.asarray(engine.draw(mix.mixed(codes[0], codes[1], alone))))
         other = to_uint8(np.asarray(engine.draw(codes[1:])))[0]
         row: dict[str, Any] = {"mask": mask_text(ranked.masks[0]), "masks": len(ranked.masks)}

@@ -9,13 +9,11 @@ where it was. Exit status 1 if a pair failed; all others are done.
 """
 
 import dataclasses
-import io
 import math
 import sys
 from typing import Annotated, Any
 
 import jax
-import numpy as np
 
 from fxjax import assess, files, sharding, transfer_report
 from fxjax.cli import launch
@@ -60,9 +58,8 @@ def main(config: Config) -> None:
         save_image(out / "results" / f"{pair.name}.png", result.picture, note=note)
         crop = judges.crop(result.image, person.face)
         save_image(out / "faces" / f"{pair.name}.png", crop, note=note)
-        buffer = io.BytesIO()
-        np.savez(buffer, ws=result.codes, mask=result.mask)
-        files.write(out / "codes" / f"{pair.name}.npz", buffer.getvalue())
+        arrays = files.npz({"ws": result.codes, "mask": result.mask})
+        files.write(out / "codes" / f"{pair.name}.npz", arrays)
         row: dict[str, Any] = {
             "verdict": "unchanged" if result.alike else result.verdict.text,
             "warnings": "; ".join(result.warnings.words),

@@ -11,7 +11,9 @@ import re
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 from etils import epath
 
 _LEFT = 600  # seconds after which what a dead process was writing is removed
@@ -140,6 +142,13 @@ def _away(path: epath.Path) -> None:
             path.rmtree()
         else:
             path.unlink(missing_ok=True)
+
+
+def npz(arrays: Mapping[str, Any], *, compressed: bool = False) -> bytes:
+    """The content of an .npz with these arrays, by name."""
+    buffer = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(buffer, **arrays)
+    return buffer.getvalue()
 
 
 def write_table(

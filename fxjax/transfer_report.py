@@ -3,7 +3,6 @@
 The page has the photos, the ranked masks, what each row does, and the time spent.
 """
 
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -308,11 +307,9 @@ def write(
         text = note(facts["model"])
         save_image(place / "result.png", result.picture, note=text)
         save_image(place / "side_by_side.png", result.side_by_side(), note=text)
-        buffer = io.BytesIO()
-        np.savez(
-            buffer, ws=result.codes, mask=result.mask, names=["person", "driver", "mixed", "drawn"]
-        )
-        files.write(place / "codes.npz", buffer.getvalue())
+        names = ["person", "driver", "mixed", "drawn"]
+        arrays = {"ws": result.codes, "mask": result.mask, "names": names}
+        files.write(place / "codes.npz", files.npz(arrays))
         codes = jnp.asarray(result.codes[:2])
         if result.ranked is not None:
             write_ranking(place / "ranking.csv", result.ranked)

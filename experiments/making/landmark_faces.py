@@ -10,7 +10,6 @@ Killed at any moment, the same command goes on.
 
 import dataclasses
 import hashlib
-import io
 import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated
@@ -95,10 +94,8 @@ def main(config: Config) -> None:
     found = [one for place in places if len((one := part(place))[1])]
     if not found:
         raise ValueError("no faces: give --samples or --pictures that show some")
-    buffer = io.BytesIO()
     arrays = [np.concatenate(each) for each in zip(*found, strict=True)]
-    np.savez_compressed(buffer, **dict(zip(NAMES, arrays, strict=True)))
-    files.write(dst, buffer.getvalue())
+    files.write(dst, files.npz(dict(zip(NAMES, arrays, strict=True)), compressed=True))
     files.remove(folder.parent, [folder.name])
 
 

@@ -201,11 +201,10 @@ def save(
 
     The file is an .npz, all or nothing; 1.4 bytes for each weight, measured.
     """
-    buffer = io.BytesIO()
     meta = json.dumps({"generator_sha256": generator_sha256, "facts": dict(facts)})
     arrays: dict[str, Any] = {f"differences/{name}": array for name, array in differences.items()}
-    np.savez_compressed(buffer, ws=code, meta=np.array(meta), **arrays)
-    files.write(path, buffer.getvalue())
+    arrays = {"ws": code, "meta": np.array(meta)} | arrays
+    files.write(path, files.npz(arrays, compressed=True))
 
 
 class Tuned(NamedTuple):

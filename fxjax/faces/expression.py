@@ -84,9 +84,7 @@ def packed(weights: Weights) -> bytes:
     for layer, (kernel, bias) in enumerate(zip(weights.kernels, weights.biases, strict=True)):
         arrays[f"kernel{layer}"] = kernel.astype(np.float16)
         arrays[f"bias{layer}"] = bias.astype(np.float32)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, names=np.array(weights.names), **arrays)
-    return buffer.getvalue()
+    return files.npz({"names": np.array(weights.names)} | arrays, compressed=True)
 
 
 @functools.cache

@@ -96,14 +96,12 @@ def load(path: epath.PathLike | None = None) -> FaceModel:
 
 def packed(model: FaceModel) -> bytes:
     """The content of a file for `load`; the expressions in half precision (0.001 cm)."""
-    buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        names=np.array(expression.names()),
-        neutral=model.neutral.astype(np.float32),
-        expressions=model.expressions.astype(np.float16),
-    )
-    return buffer.getvalue()
+    arrays = {
+        "names": np.array(expression.names()),
+        "neutral": model.neutral.astype(np.float32),
+        "expressions": model.expressions.astype(np.float16),
+    }
+    return files.npz(arrays, compressed=True)
 
 
 @functools.cache

@@ -84,7 +84,7 @@ def embed(
     weights: Float[Array, "batch height width"] | None,
 ) -> Any:
     """What the loss compares pictures to."""
-    return loss.embed(from_uint8(targets), weights)
+    return invert.embedded(loss, from_uint8(targets), weights)
 
 
 @functools.partial(jax.jit, static_argnames="side")

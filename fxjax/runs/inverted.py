@@ -3,7 +3,6 @@
 import functools
 import importlib
 import importlib.util
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -203,15 +202,11 @@ def write_face(
     files.write(out / "curves" / f"{entry.name}.csv", ("\n".join(lines) + "\n").encode())
     unknown = np.full((68, 2), math.nan)
     landmarks = unknown if entry.landmarks is None else np.array(entry.landmarks)
-    own: dict[str, Any] = {f"noise{index}": image for index, image in enumerate(noise)}
-    buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        ws=ws.astype(np.float32),
-        photo_from_crop=np.array(entry.photo_from_crop),
-        landmarks=landmarks,
-        photo=np.array(entry.photo),
-        settings=np.array(settings),
-        **own,
-    )
-    files.write(out / "codes" / f"{entry.name}.npz", buffer.getvalue())
+    arrays = {
+        "ws": ws.astype(np.float32),
+        "photo_from_crop": np.array(entry.photo_from_crop),
+        "landmarks": landmarks,
+        "photo": np.array(entry.photo),
+        "settings": np.array(settings),
+    } | {f"noise{index}": image for index, image in enumerate(noise)}
+    files.write(out / "codes" / f"{entry.name}.npz", files.npz(arrays))

@@ -113,9 +113,7 @@ def agree(out: epath.Path, name: str, choose: Callable[[], Any]) -> Any:
 
 def write_arrays(out: epath.Path, name: str, key: str, arrays: Mapping[str, Any]) -> None:
     """Writes arrays that belong to `key`."""
-    buffer = io.BytesIO()
-    np.savez(buffer, key=np.array(key), **arrays)
-    files.write(_place(out, name, "npz"), buffer.getvalue())
+    files.write(_place(out, name, "npz"), files.npz({"key": np.array(key), **arrays}))
 
 
 def read_arrays(out: epath.Path, name: str, key: str) -> dict[str, np.ndarray] | None:
@@ -138,9 +136,7 @@ def code(place: epath.Path, find_code: Callable[[], Any]) -> Float[np.ndarray, "
         with place.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return arrays["ws"]
     found = np.asarray(find_code())
-    buffer = io.BytesIO()
-    np.savez(buffer, ws=found)
-    files.write(place, buffer.getvalue())
+    files.write(place, files.npz({"ws": found}))
     return found
 
 

@@ -269,8 +269,6 @@ def export(
     rest = checkpoint.halved(state.discriminator)
     rest = {f"discriminator/{name}": array for name, array in rest.items()}
     rest |= {name: np.asarray(getattr(state, name)) for name in COUNTS}
-    packed = io.BytesIO()
-    np.savez(packed, **rest)  # pyright: ignore[reportArgumentType]
     checkpoint.save_model(
         folder / "export",
         "stylegan2",
@@ -281,7 +279,7 @@ def export(
         {"images": int(state.images), **info},
         overwrite=True,
     )
-    files.write(discriminator_of(folder / "export"), packed.getvalue())
+    files.write(discriminator_of(folder / "export"), files.npz(rest))
 
 
 def discriminator_of(model: epath.PathLike) -> epath.Path:

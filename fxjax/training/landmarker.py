@@ -200,12 +200,10 @@ def errors(network: Landmarks, pictures: Photos, wanted: np.ndarray) -> dict[str
 
 def packed(name: str, seen: Sequence[tuple[AnyPhoto, Float[np.ndarray, "68 2"]]]) -> bytes:
     """Faces of one source with their landmarks, as an npz."""
-    buffer = io.BytesIO()
     pictures = np.stack([picture for picture, _ in seen]) if seen else np.zeros((0, 1, 1, 3))
     points = np.array([landmarks for _, landmarks in seen], np.float32).reshape(-1, 68, 2)
     arrays = (pictures.astype(np.uint8), points, np.array([name] * len(seen), str))
-    np.savez(buffer, **dict(zip(NAMES, arrays, strict=True)))
-    return buffer.getvalue()
+    return files.npz(dict(zip(NAMES, arrays, strict=True)))
 
 
 def part(place: epath.Path) -> tuple[np.ndarray, ...]:
