@@ -72,9 +72,9 @@ class Coding(Faces):
             space="w",
         )
         walk, loss, mesh = *self._spread, self.mesh
-        short = -len(targets) % mesh.size  # the last face again, until the devices share evenly
-        both = np.asarray(targets), np.asarray(first)
-        both = [np.concatenate([each, np.repeat(each[-1:], short, axis=0)]) for each in both]
+        count = len(faces)
+        full = count + -count % mesh.size  # so many that the devices share evenly
+        both = [sharding.padded(np.asarray(each), full) for each in (targets, first)]
         targets, first = sharding.split_batch(both, mesh)
 
         def told(_: Any, curves: np.ndarray) -> None:
@@ -92,7 +92,6 @@ class Coding(Faces):
             told=told,
         )
         codes = np.asarray(walk.w(invert.codes_of(place, first, settings)))
-        count = len(faces)
         return invert.Inversion(jnp.asarray(codes[:count]), jnp.asarray(curves[:count]))
 
     @functools.cached_property

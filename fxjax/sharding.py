@@ -44,6 +44,11 @@ def own(tree: Tree) -> Tree:
     return jax.tree.map(lambda array: array.addressable_data(0), tree)
 
 
+def padded(array: np.ndarray, count: int) -> np.ndarray:
+    """An array of `count` rows, for a program of that shape: those given, then the last again."""
+    return np.concatenate([array, np.repeat(array[-1:], count - len(array), axis=0)])
+
+
 def split_batch(tree: Any, mesh: Mesh) -> Any:
     """Splits the first axis of every array over the devices.
 

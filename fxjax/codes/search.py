@@ -182,7 +182,7 @@ def rescore(
     found, start = [np.zeros((0, 2), np.float32)], 0
     while start < len(amounts):
         some = amounts[start : start + width]
-        padded = np.concatenate([some, np.repeat(some[-1:], width - len(some), axis=0)])
+        padded = sharding.padded(some, width)
         try:
             part = np.asarray(_score_amounts(case, jnp.asarray(padded)))
         except jax.errors.JaxRuntimeError as error:

@@ -17,7 +17,7 @@ from etils import epath
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
-from fxjax import checkpoint, files, images, losses, metrics, zoo
+from fxjax import checkpoint, files, images, losses, metrics, sharding, zoo
 from fxjax.codes import invert, pivotal
 from fxjax.faces import detect
 from fxjax.faces.align import Landmarks, eye_distance
@@ -274,8 +274,7 @@ def reconstruct(
     pictures, curves = [], []
     for first in range(0, len(targets), plan.batch):
         part = targets[first : first + plan.batch]
-        short = plan.batch - len(part)  # always one shape: it is compiled once
-        padded = as_images(np.concatenate([part, np.repeat(part[-1:], short, axis=0)]))
+        padded = as_images(sharding.padded(part, plan.batch))  # one shape: it is compiled once
         start = invert.mean_codes(generator, plan.batch)
         goal = invert.embedded(loss, padded)
         place, curve = invert.run(generator, loss, goal, start, settings)
