@@ -25,7 +25,7 @@ demo: .venv/stamp
 	mkdir -p $(DEMO)
 	$(BIN)/python -c "import skimage.data, skimage.io; \
 		skimage.io.imsave('$(DEMO)/driver.png', skimage.data.astronaut())"
-	$(BIN)/python -m experiments.transfer --appearance=fxjax/zoo/faces/samples/$(FACE).png \
+	$(BIN)/python -m experiments.transfer --appearance=fxjax/zoo/faces256/samples/$(FACE).png \
 		--expression=$(DEMO)/driver.png --out=$(DEMO)/transfer \
 		--rows=2-7 --steps=40 --tuning=20 --refine=20
 	@echo "Open $(DEMO)/transfer/report.html"

@@ -22,7 +22,7 @@ from fxjax.cli import launch, part_of
 from fxjax.engine import Engine
 from fxjax.runs import bench, transfer_flags
 
-SAMPLES = ("seed0006.png", "seed0058.png")  # of the shipped generator's: two people
+SAMPLES = ("seed0006", "seed0058")  # of the shipped generator's: two people
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Config(transfer_flags.Transfer):
 
 def main(config: Config) -> None:
     """Measures and prints."""
-    samples = [str(zoo.find(zoo.DEFAULT) / "samples" / name) for name in SAMPLES]
+    samples = [str(zoo.samples()[name]) for name in SAMPLES]
     photos = config.appearance or samples[0], config.expression or samples[1]
     if config.alone:
         print(json.dumps(alone(config, *photos)))

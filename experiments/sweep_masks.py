@@ -25,7 +25,7 @@ from fxjax.runs.batch import Known
 from fxjax.runs.pairs import Pair, Pairs, read_pairs
 from fxjax.runs.worklist import OK
 from fxjax.transfer_report import mask_text, row_effects
-from fxjax.transfer_types import PRESETS
+from fxjax.transfer_types import PRESETS, Progress
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,9 +43,9 @@ def main(config: Config) -> None:
     judges = assess.Judges(engine.detector)
     alone = np.concatenate([np.zeros((1, count), bool), np.eye(count, dtype=bool)])
 
-    def work(pair: Pair, person: Known, driver: Known) -> dict[str, Any]:
+    def work(pair: Pair, person: Known, driver: Known, progress: Progress) -> dict[str, Any]:
         codes = batch.codes_of(person, driver)
-        ranked = engine.rank(codes[0], codes[1], (person.face, driver.face))
+        ranked = engine.rank(codes[0], codes[1], (person.face, driver.face), progress)
         if ranked is None:
             raise ValueError("the two faces are alike")
         kept = ("masks", "expression", "appearance", "exact")

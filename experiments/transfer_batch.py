@@ -23,6 +23,7 @@ from fxjax.runs import batch, transfer_flags
 from fxjax.runs.batch import Known
 from fxjax.runs.pairs import Pair, Pairs, read_pairs
 from fxjax.runs.worklist import OK
+from fxjax.transfer_types import Progress
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ def main(config: Config) -> None:
 
     tuned: dict[Any, Any] = {}  # of the last person: their pairs are done one after the other
 
-    def work(pair: Pair, person: Known, driver: Known) -> dict[str, Any]:
+    def work(pair: Pair, person: Known, driver: Known, progress: Progress) -> dict[str, Any]:
         codes = batch.codes_of(person, driver)
         engine.check_seen([person.face], [driver.face])
         if not engine.wish(person.face, driver.face).share:
@@ -51,9 +52,11 @@ def main(config: Config) -> None:
         else:
             if pair.appearance not in tuned:
                 tuned.clear()
+                progress("tuning", 0.0)
                 tuned[pair.appearance] = engine.tuned(person.face, codes[0])
             generator = tuned[pair.appearance]
-            result = engine.pair(person.face, driver.face, codes, tuned=generator)
+            faces = person.face, driver.face
+            result = engine.pair(*faces, codes, tuned=generator, progress=progress)
         note = transfer_report.note(config.model)
         save_image(out / "results" / f"{pair.name}.png", result.picture, note=note)
         crop = judges.crop(result.image, person.face)
@@ -76,6 +79,7 @@ def main(config: Config) -> None:
                 "rank_correlation": result.ranked.agreement,
             }
         row |= {f"refined_{name}": value for name, value in result.figures.items()}
+        progress("comparison", 0.0)
         options = {"compare": config.compare, "joint": config.joint}
         for one in assess.table(engine, judges, result, **options):
             row |= {f"{one.name}: {name}": getattr(one, name) for name in batch.MEASURES}

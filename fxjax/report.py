@@ -60,10 +60,8 @@ def document(
     title: str, facts: Mapping[str, str], body: str, *, style: str = "", script: str = ""
 ) -> str:
     """A page as HTML: a title, facts as pairs, then `body`, whose texts are escaped already."""
-    script = f"\n<script>{script}</script>" if script else ""
-    body = f"{pairs(facts)}\n{body}{script}"
-    policy = _POLICY + ("; script-src 'unsafe-inline'" if script else "")
-    return _PAGE.format(title=escape(title), policy=policy, style=_STYLE + style, body=body)
+    body = f"{pairs(facts)}\n{body}\n<script>{_LARGE}{script}</script>"
+    return _PAGE.format(title=escape(title), policy=_POLICY, style=_STYLE + style, body=body)
 
 
 def pairs(facts: Mapping[str, str]) -> str:
@@ -129,18 +127,38 @@ def _cell(name: str, cell: Cell) -> str:
 
 
 def image_tag(picture: Picture, shown: int = 96) -> str:
-    """An <img> that holds its picture, `shown` pixels high at most."""
+    """An <img> that holds its picture, `shown` pixels high at most. A click enlarges it."""
     height, width = picture.pixels.shape[:2]
-    scale = min(1.0, picture.side / height, WIDEST / width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
-    small = cv2.resize(picture.pixels, size, interpolation=way)
-    bgr = np.ascontiguousarray(small[..., ::-1])
-    _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 88])
-    text = base64.b64encode(data.tobytes()).decode()
+    source = _source(picture.pixels, min(1.0, picture.side / height, WIDEST / width))
     down = min(shown, WIDEST // 2 * height / width)
     sides = f'width="{round(down * width / height)}" height="{round(down)}"'
-    return f'<img alt="" {sides} src="data:image/jpeg;base64,{text}">'
+    return f'<img alt="" {sides} src="{source}">'
+
+
+def slider(before: Photo, after: Photo, side: int = 720) -> str:
+    """A photo before and after, one over the other, and a handle that moves the line between."""
+    height, width = after.shape[:2]
+    scale = min(1.0, side / max(height, width))
+    first, second = (_source(photo, scale) for photo in (before, after))
+    ratio = f"--ratio: {width / height:.4f}; aspect-ratio: {width} / {height}"
+    return (
+        f'<div class="slider" style="{ratio}"><img alt="after" src="{second}">'
+        f'<img alt="before" class="before" src="{first}"><i></i>'
+        '<span class="tag">before</span><span class="tag right">after</span>'
+        '<input type="range" min="0" max="100" value="50" '
+        'aria-label="How much of the photo before is shown"></div>'
+    )
+
+
+def _source(photo: Photo, scale: float) -> str:
+    """A JPEG of the photo, shrunk by `scale`, as a data URL."""
+    height, width = photo.shape[:2]
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    small = cv2.resize(photo, size, interpolation=way)
+    bgr = np.ascontiguousarray(small[..., ::-1])
+    _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 88])
+    return f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"
 
 
 def _svg(values: Sequence[float]) -> str:
@@ -197,7 +215,56 @@ polyline { fill: none; stroke: currentColor; stroke-width: 1.5; }
 svg.bars { width: 100%; max-width: 44rem; height: auto; background: none; }
 .bars text { font-size: 12px; opacity: 1; } .bars rect { fill: #1971c2; }
 .bars path { stroke: currentColor; stroke-width: 1.5; }
+img[role=button] { cursor: zoom-in; }
+dialog { border: 0; padding: 0; background: none; max-width: 96vw; max-height: 96vh; }
+dialog::backdrop { background: #000c; }
+dialog img { max-width: 94vw; max-height: 92vh; cursor: zoom-out; }
+.slider { --at: 50%; position: relative; overflow: hidden; border-radius: 6px;
+  width: min(100%, 36rem, calc(80vh * var(--ratio))); }
+.slider img { position: absolute; inset: 0; width: 100%; height: 100%; max-width: none; }
+.slider .before { clip-path: inset(0 calc(100% - var(--at)) 0 0); }
+.slider i { position: absolute; inset: 0 auto 0 var(--at); width: 2px; background: #fff;
+  box-shadow: 0 0 3px #000; pointer-events: none; }
+.slider i::after { content: "\\2039 \\203a"; position: absolute; top: 50%; left: 1px; color: #222;
+  background: #fff; border-radius: 50%; width: 2.4rem; line-height: 2.4rem; text-align: center;
+  transform: translate(-50%, -50%); font-style: normal; box-shadow: 0 0 4px #0008; }
+.slider .tag { position: absolute; top: .5rem; left: .5rem; background: #0009; color: #fff;
+  font-size: .8rem; padding: .1rem .5rem; border-radius: 1rem; pointer-events: none; }
+.slider .tag.right { left: auto; right: .5rem; }
+.slider input { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: 0;
+  cursor: ew-resize; touch-action: pan-y; }
+.slider:focus-within { outline: 3px solid var(--strong); }
 @media (max-width: 600px) { body { margin: .8rem auto; padding: 0 .7rem; } }
+"""
+
+_LARGE = """
+const large = document.createElement("dialog");
+document.body.append(large);
+large.addEventListener("click", () => large.close());
+for (const image of document.querySelectorAll("img")) {
+  if (image.closest(".slider")) continue;
+  const name = image.closest("figure, td, th")?.textContent.trim().slice(0, 80);
+  image.tabIndex = 0;
+  image.setAttribute("role", "button");
+  image.setAttribute("aria-label", `Enlarge ${name || "this picture"}`);
+  const open = () => {
+    const copy = new Image(Math.max(image.naturalWidth, Math.min(640, 3 * image.naturalWidth)));
+    copy.src = image.src;
+    copy.alt = name || "";
+    large.replaceChildren(copy);
+    large.showModal();
+  };
+  image.addEventListener("click", open);
+  image.addEventListener("keydown", event => {
+    if (event.key === "Enter" || event.key === " ") { event.preventDefault(); open(); }
+  });
+}
+for (const slider of document.querySelectorAll(".slider")) {
+  const handle = slider.querySelector("input");
+  const move = () => slider.style.setProperty("--at", `${handle.value}%`);
+  handle.addEventListener("input", move);
+  move();
+}
 """
 
 _TABLE_STYLE = """
@@ -253,7 +320,7 @@ heads.forEach((head, index) => head.firstChild.addEventListener("click",
 select.addEventListener("change", () => sort(Number(select.value), false));
 """
 
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>

@@ -26,6 +26,7 @@ class Steps:
         self.live = self.stream.isatty()
         self.every = (DRAWN if self.live else LINE) if every is None else every
         self.step, self.share, self.began, self.told = "", 0.0, time.monotonic(), time.monotonic()
+        self.note = ""  # shown behind the times
         self.first = (self.began, 0.0)  # when something of the step was done, and how much
         self.lock, self.over = threading.RLock(), threading.Event()
         self.thread = threading.Thread(target=self._run, daemon=True)
@@ -60,17 +61,20 @@ class Steps:
             self._write(f"\r\x1b[K{text}\n" if self.live else f"{text}\n")
 
     def text(self) -> str:
-        """The step, its share, the seconds since it began and about how many are left."""
+        """The step, its share, the seconds since it began and about how many are left; the note."""
         with self.lock:
-            now = time.monotonic()
-            words = f"{self.step}: {self.share:.0%}, {now - self.began:.0f} s"
-            since, done = self.told - self.first[0], self.share - self.first[1]
-            if not done and self.share:  # one part is all that is known
-                since, done = self.told - self.began, self.share
-            if not done or self.share >= 1:
-                return words
-            left = max(0.0, since / done * (1 - self.share) - (now - self.told))
-            return f"{words}, about {_clock(left)} left"
+            return f"{self._times()}; {self.note}" if self.note else self._times()
+
+    def _times(self) -> str:
+        now = time.monotonic()
+        words = f"{self.step}: {self.share:.0%}, {now - self.began:.0f} s"
+        since, done = self.told - self.first[0], self.share - self.first[1]
+        if not done and self.share:  # one part is all that is known
+            since, done = self.told - self.began, self.share
+        if not done or self.share >= 1:
+            return words
+        left = max(0.0, since / done * (1 - self.share) - (now - self.told))
+        return f"{words}, about {_clock(left)} left"
 
     def _run(self) -> None:
         while not self.over.wait(self.every):
@@ -93,7 +97,7 @@ class Counted(Steps):
         super().__init__(stream)
         self.every = self.every if self.live else LONG
         self.kind, self.total, self.unit = step, total, unit
-        self.old, self.fresh, self.note, self.start = 0.0, 0.0, "", time.monotonic()
+        self.old, self.fresh, self.start = 0.0, 0.0, time.monotonic()
 
     def __enter__(self):
         """Itself."""
@@ -115,10 +119,6 @@ class Counted(Steps):
                 f"{rate:.3g} {self.unit}/s, loss {loss:.4g}"
             )
             self(self.kind, min(1.0, self.fresh / (self.total - self.old)))
-
-    def text(self) -> str:
-        """The step, its share and times, then the counts."""
-        return f"{super().text()}; {self.note}" if self.note else super().text()
 
 
 def each(items: Iterable[Item], step: str, count: int | None = None) -> Iterator[Item]:

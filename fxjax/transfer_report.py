@@ -15,7 +15,7 @@ from fxjax import __version__, assess, files
 from fxjax.codes import mix
 from fxjax.engine import Engine
 from fxjax.images import save_image, to_uint8
-from fxjax.report import Picture, document, escape, image_tag, pairs
+from fxjax.report import Picture, document, escape, image_tag, pairs, slider
 from fxjax.transfer_types import Ranked, Transfer
 from fxjax.types import AnyPhoto, Photos
 
@@ -75,14 +75,8 @@ def page(
     `draw` makes the generator's pictures of masks [count, rows].
     """
     targets = [to_uint8(face.crop.image) for face in (result.person, result.driver)]
-    hero = _figures(
-        [
-            ("appearance", result.person.photo),
-            ("expression", result.driver.photo),
-            ("result", result.image),
-        ],
-        260,
-    )
+    driver = _figures([("expression", result.driver.photo)], 260)
+    hero = slider(result.person.photo, result.image) + driver
     names = ("its inversion", "its inversion", "mixed")
     drawn = dict(enumerate(result.reconstructions))
     faces = [("first face", targets[0]), ("second face", targets[1])]
@@ -331,7 +325,6 @@ body { max-width: 70rem; }
 section { display: flex; flex-wrap: wrap; gap: .7rem; }
 figcaption { font-size: .85rem; }
 figcaption small, td small { display: block; opacity: .7; }
-.hero figure:last-child img { outline: 3px solid var(--strong); }
 th, td { padding: .3rem .7rem; } tbody th img { margin-bottom: .2rem; }
 tbody tr:first-child th { font-weight: 600; }
 .bits { background: none; border-radius: 0; }
@@ -355,7 +348,7 @@ polyline { stroke: var(--strong); }
   padding: .1rem .7rem; margin: .1rem .3rem .1rem 0; }
 .chip.bad { border-color: var(--strong); font-weight: 600; }
 @media (max-width: 600px) {
-  .hero figure { flex: 1 1 45%; } .hero img { width: 100%; }
+  .hero figure img { max-height: 9rem; width: auto; }
   th, td { padding: .3rem .25rem; font-size: .85rem; } .effects td { min-width: 120px; }
 }
 """

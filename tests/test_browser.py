@@ -14,6 +14,7 @@ import socket
 import threading
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -21,6 +22,8 @@ sync = pytest.importorskip("playwright.sync_api", reason="playwright is not inst
 uvicorn = pytest.importorskip("uvicorn", reason="the extra `web` is not installed")
 
 from webpages import app_of, picture, plain  # noqa: E402
+
+from fxjax import report  # noqa: E402
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -389,3 +392,39 @@ def test_the_keyboard_alone_is_enough(opened):
     walk("#masks .grid button")
     page.keyboard.press("Enter")
     page.wait_for_selector("#verdict >> text=Blurred")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_report_compares_and_enlarges(browser, tmp_path, width):
+    """With keys alone; nothing scrolls sideways, and nothing is asked for from outside."""
+    before, after = np.zeros((300, 400, 3), np.uint8), np.full((300, 400, 3), 255, np.uint8)
+    small = report.image_tag(report.Picture(after, 96))
+    body = f"{report.slider(before, after)}<figure>{small}<figcaption>a face</figcaption></figure>"
+    (tmp_path / "report.html").write_text(report.document("A report", {}, body))
+    context = browser.new_context(viewport={"width": width, "height": 800})
+    page, asked, wrong = context.new_page(), [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: wrong.append(message.text))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto((tmp_path / "report.html").as_uri())
+
+    def brightness() -> float:
+        shot = page.locator(".slider").screenshot()
+        return float(np.asarray(Image.open(io.BytesIO(shot)).convert("L")).mean())
+
+    half = brightness()
+    page.locator(".slider input").focus()
+    page.keyboard.press("End")
+    full = brightness()
+    page.keyboard.press("Home")
+    assert full < half - 60 < brightness() - 120  # all of the dark one, half, all of the other
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.get_by_role("button", name="Enlarge a face").press("Enter")
+    large = page.locator("dialog img")
+    assert large.is_visible()
+    assert large.bounding_box()["width"] > 2 * page.locator("figure img").bounding_box()["width"]
+    page.keyboard.press("Escape")
+    assert not large.is_visible()
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert wrong == []
+    context.close()

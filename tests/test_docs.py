@@ -31,7 +31,7 @@ def place(tmp_path, monkeypatch):
     for module in (transfer_types, engine):
         monkeypatch.setattr(module, "Settings", short)
     for photo, seed in {"person": "seed0035", "driver": "seed0058"}.items():
-        sample = Image.open(ROOT / "fxjax" / "zoo" / "faces" / "samples" / f"{seed}.png")
+        sample = Image.open(ROOT / "fxjax" / "zoo" / "faces256" / "samples" / f"{seed}.png")
         sample.save(tmp_path / f"{photo}.jpg", quality=95)
     monkeypatch.chdir(tmp_path)
 

@@ -42,6 +42,13 @@ def test_time_left_leaves_out_the_first_part_which_compiles(clock: list[float]) 
     assert shown.text() == "masks: 100%, 1000000 s"
 
 
+def test_a_note_stands_behind_the_times(clock: list[float]) -> None:
+    shown = steps.Steps(io.StringIO())
+    shown("pairs", 0.25)
+    shown.note = "ann__bob: refinement 50%"
+    assert shown.text() == "pairs: 25%, 0 s, about 0 s left; ann__bob: refinement 50%"
+
+
 def test_hours_are_hours(clock: list[float]) -> None:
     shown = steps.Steps(io.StringIO())
     shown("masks", 0.0)

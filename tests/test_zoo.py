@@ -53,7 +53,7 @@ def test_an_unknown_name_lists_what_there_is():
 
 def test_the_samples_are_its_own(home, tmp_path):
     shown = sorted((home / "samples").glob("seed*.png"))
-    assert len(shown) == 8
+    assert len(shown) == 9
     seeds = ",".join(str(int(path.stem[4:])) for path in shown)
     sample.main(sample.Config(model="faces", seeds=seeds, psi=0.7, out=str(tmp_path)))
     for path in shown:
@@ -68,17 +68,34 @@ def test_it_is_small_and_has_a_card(home):
 
     assert size(home) <= 22e6
     assert size(zoo.find("expressions")) <= 6e6
-    for folder in (home, zoo.find("expressions")):
+    assert size(zoo.find("faces256")) <= 17e6
+    for folder in (home, zoo.find("faces256"), zoo.find("expressions")):
         card = (folder / "card.md").read_text()
         for words in ("CC BY-NC-SA 4.0", "Misuse", "Limits", "dlib"):
             assert words in card
         assert checkpoint.read_card(folder)["licence"] == "CC BY-NC-SA 4.0"
 
 
-def test_training_can_go_on_from_a_clone(home, root):
+def test_the_smaller_generator_is_the_first_rows_of_the_larger():
+    small, large = (checkpoint.flatten(fxjax.load(name)) for name in ("faces", "faces256"))
+    colours = "rows/11/to_rgb/conv/bias"
+    for name, array in small.items():
+        if name == "w_mean":  # each is a mean of other samples
+            np.testing.assert_allclose(array, large[name], atol=2e-3)
+        elif name != colours:
+            np.testing.assert_array_equal(array, large[name], err_msg=name)
+    assert np.abs(small[colours] - large[colours]).max() < 0.2
+    shown = (zoo.find("faces") / "samples").glob("*.png")
+    assert sorted(zoo.samples()) == sorted(path.stem for path in shown)
+    for path in zoo.samples().values():
+        assert load_image(path).shape == (256, 256, 3)
+
+
+def test_training_can_go_on_from_a_clone(root):
     """The discriminator that is kept is the shipped generator's own."""
+    home = zoo.find("faces256")
     settings = gan_state.GanSettings(**checkpoint.read_card(home)["settings"])
-    kept = root / "training" / "faces128" / "discriminator.npz"
+    kept = root / "training" / "faces256" / "discriminator.npz"
     state = gan_state.start_from(home, kept, settings)
     assert int(state.images) == checkpoint.read_card(home)["images"]
 

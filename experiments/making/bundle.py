@@ -78,11 +78,16 @@ def worse_figures(target: epath.Path, figures: Mapping[str, Any]) -> list[str]:
 
 
 def pack(
-    generator: str, features: str, landmarks: str, figures: dict[str, Any], notes: str = ""
+    generator: str,
+    features: str | None,
+    landmarks: str | None,
+    figures: dict[str, Any],
+    notes: str = "",
 ) -> Packed:
     """Reads the parts, halves them, and writes the card. ValueError if a part is missing.
 
-    `notes` says what is wrong with the samples that were looked at.
+    Without `features` or `landmarks` those of `faces` go with it. `notes` says what is wrong with
+    the samples that were looked at.
     """
     source = checkpoint.read_card(zoo.find(generator))
     made = load(generator, part="generator")
@@ -92,18 +97,6 @@ def pack(
         mean, covariance = code_statistics(made)
         statistics = {"mean": mean, "covariance": covariance}
         made.w_mean[...] = mean
-    if features == "random":
-        trained: dict[str, Any] = {"trained": False}
-        network = face_features.random_features((64, 128, 256))
-        pictures = generator_measures.draw(made, feature_run.SCALING, 1.0, 0)
-        network, _ = face_features.unit_squares(network, generator_measures.as_images(pictures))
-        architecture = feature_run.architecture(network)
-    else:
-        card = checkpoint.read_card(zoo.find(features))
-        network = load(features, part="features")
-        architecture = card["parts"]["features"]["architecture"]
-        own = {key: card[key] for key in ("views", "settings", "held_back") if key in card}
-        trained = card.get("features_training", own)  # a bundle's, or an export's
     parts: dict[str, Any] = {
         "generator": (
             source["parts"]["generator"]["architecture"],
@@ -113,24 +106,33 @@ def pack(
             {"dim": made.dim},
             {name: np.asarray(array) for name, array in statistics.items()},
         ),
-        "features": (architecture, checkpoint.halved(network)),
     }
-    card = checkpoint.read_card(zoo.find(landmarks))
-    finder = load(landmarks, part="landmarks")
-    parts["landmarks"] = (
-        card["parts"]["landmarks"]["architecture"],
-        checkpoint.halved(finder),
-    )
-    own = {key: card[key] for key in ("views", "settings", "held_back") if key in card}
     info = {
         "licence": "CC BY-NC-SA 4.0",
         "images": source.get("images"),
         "settings": source.get("settings"),
-        "features_training": trained,
-        "landmarks_training": card.get("landmarks_training", own),
         "figures": figures,
     }
+    if features == "random":
+        network = face_features.random_features((64, 128, 256))
+        pictures = generator_measures.draw(made, feature_run.SCALING, 1.0, 0)
+        network, _ = face_features.unit_squares(network, generator_measures.as_images(pictures))
+        parts["features"] = (feature_run.architecture(network), checkpoint.halved(network))
+        info["features_training"] = {"trained": False}
+    elif features is not None:
+        parts["features"], info["features_training"] = _other(features, "features")
+    if landmarks is not None:
+        parts["landmarks"], info["landmarks_training"] = _other(landmarks, "landmarks")
     return Packed(source["kind"], parts, info, card_text(info, made.resolution, notes))
+
+
+def _other(model: str, part: str) -> tuple[Any, dict[str, Any]]:
+    """A part of an export or of a bundle, halved, and how it was trained."""
+    card = checkpoint.read_card(zoo.find(model))
+    made = load(model, part=part)
+    own = {key: card[key] for key in ("views", "settings", "held_back") if key in card}
+    architecture = card["parts"][part]["architecture"]
+    return (architecture, checkpoint.halved(made)), card.get(f"{part}_training", own)
 
 
 def discriminator(generator: str) -> bytes:
@@ -202,7 +204,11 @@ def card_text(info: Mapping[str, Any], resolution: int, notes: str) -> str:
     ]
     for name, row in figures["inversion"].items():
         table.append(f"| {name} | {' | '.join(_number(value) for value in row.values())} |")
-    settings, trained = info["settings"] or {}, info["features_training"]
+    settings, parts, recipes = info["settings"] or {}, [], []
+    for part, (what, recipe) in PARTS.items():
+        if trained := info.get(f"{part}_training"):
+            parts.append(what)
+            recipes.append(recipe(trained))
     template = (epath.Path(__file__).parent / "card_template.md").read_text()
     return string.Template(template).substitute(
         resolution=resolution,
@@ -213,8 +219,8 @@ def card_text(info: Mapping[str, Any], resolution: int, notes: str) -> str:
         ),
         kimg=f"{(info['images'] or 0) / 1000:.1f}",
         settings=", ".join(f"{key} {value}" for key, value in settings.items()),
-        features=_features_text(trained),
-        landmarks=_landmarks_text(info["landmarks_training"]),
+        parts="\n".join(parts or [NO_PARTS]),
+        recipes="\n\n".join(recipes),
         measures="\n".join(lines),
         inversions="\n".join(table),
         counts=", ".join(f"{key} {value}" for key, value in figures["settings"].items()),
@@ -223,24 +229,44 @@ def card_text(info: Mapping[str, Any], resolution: int, notes: str) -> str:
 
 def _features_text(trained: Mapping[str, Any]) -> str:
     if "views" not in trained:
-        return "random weights (He), not trained"
+        return "Features: random weights (He), not trained."
     held_back = ", ".join(
         f"{name.replace('_', ' ')} {value:.3g}" for name, value in trained["held_back"].items()
     )
     return (
-        f"`experiments.train_features`, {trained['views'] / 1000:.1f} thousand views; on faces\n"
-        f"held back: {held_back}. Tasks: 68\nlandmarks, 34 ratings, and which views show the same "
-        "person. The ratings are impressions and\nstereotypes of raters, not facts about anyone; "
-        "what predicts them is not part of this folder"
+        f"Features: `experiments.train_features`, {trained['views'] / 1000:.1f} thousand views; "
+        f"on faces\nheld back: {held_back}. Tasks: 68\nlandmarks, 34 ratings, and which views "
+        "show the same person. The ratings are impressions and\nstereotypes of raters, not facts "
+        "about anyone; what predicts them is not part of this folder.\ndlib took no part in "
+        "training these, it only judges."
     )
 
 
 def _landmarks_text(trained: Mapping[str, Any]) -> str:
     found = ", ".join(f"{name} {value:.2f}" for name, value in trained["held_back"].items())
     return (
-        f"`experiments.train_landmarks`, {trained['views'] / 1000:.1f} thousand views; on samples\n"
-        f"held back, in percent of the distance between the eyes: {found}"
+        f"Landmarks: `experiments.train_landmarks`, {trained['views'] / 1000:.1f} thousand views; "
+        f"on samples\nheld back, in percent of the distance between the eyes: {found}.\n"
+        "It learned the points that dlib finds (whose model was trained on iBUG 300-W, whose terms "
+        "exclude\ncommercial use) in samples of a generator, in the pictures above, and in gray "
+        "news photographs\n(muxspace/facial_expressions). The expressions that are read of its "
+        "points guide transfers; they\nare judged by dlib's points in the result."
     )
+
+
+PARTS = {
+    "features": (
+        "- `features`: the layout of VGG16 up to the third convolution of block 3 (pooling after "
+        "it), for\n  perceptual losses on faces; every layer has a mean square of 1 over faces.",
+        _features_text,
+    ),
+    "landmarks": (
+        "- `landmarks`: a network that finds the 68 landmarks in drawings, so that losses can use "
+        "them.",
+        _landmarks_text,
+    ),
+}
+NO_PARTS = "- no features and no landmarks: those of the model `faces` go with it."
 
 
 def _number(value: Any) -> str:

@@ -4,7 +4,8 @@
         --features=runs/features/export --landmarks=runs/landmarks/export \
         --figures=runs/measures/measures.json --dst=fxjax/zoo/faces
 
---figures is what experiments.evaluate_generator measured of this generator. A bundle that is
+--figures is what experiments.evaluate_generator measured of this generator. Where --features or
+--landmarks is left out, those of the model `faces` go with it. A bundle that is
 already there is replaced only if none of its chief figures gets worse, or with --overwrite.
 """
 
@@ -22,10 +23,12 @@ class Config:
     """Each field is a flag."""
 
     generator: Annotated[str, "folder of the generator, an export of the trainer"]
-    features: Annotated[str, "folder of the feature network, or a bundle with one, or `random`"]
-    landmarks: Annotated[str, "folder of the landmark network, or a bundle with one"]
     figures: Annotated[str, "measures.json of this generator"]
     dst: Annotated[str, "folder to make"]
+    features: Annotated[
+        str | None, "folder of the feature network, or a bundle with one, or `random`"
+    ] = None
+    landmarks: Annotated[str | None, "folder of the landmark network, or a bundle with one"] = None
     seeds: Annotated[str, "of the sample pictures; dlib must find a face in each"] = "0-7"
     notes: Annotated[str, "what is wrong with the samples that were looked at, for the card"] = ""
     megabytes: Annotated[float, "most that the bundle may take"] = 22.0

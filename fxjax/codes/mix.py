@@ -198,7 +198,12 @@ def pareto(scores: Float[np.ndarray, "masks 2"]) -> Bool[np.ndarray, " masks"]:
     return front
 
 
-def blended(person: Code, expression: Code, mask: Bool[Array, " rows"], strength: float) -> Code:
+def blended(
+    person: Code,
+    expression: Code,
+    mask: Bool[Array, " rows"] | Bool[np.ndarray, " rows"],
+    strength: float,
+) -> Code:
     """The masked rows moved by `strength` (0 to 1.5) from the person's towards the expression's."""
     weight = jnp.where(jnp.asarray(mask), strength, 0.0)
     return interpolated(person, expression, weight[None])[0]

@@ -26,7 +26,7 @@ from fxjax.losses import feature_size
 from fxjax.runs import inversion, inverted, journal, worklist
 from fxjax.runs.pairs import Pair, Pairs
 from fxjax.runs.worklist import OK, fits_a_line, shown
-from fxjax.transfer_types import PRESETS, Located
+from fxjax.transfer_types import PRESETS, Located, Progress
 from fxjax.types import Codes
 
 FOLDERS = ("state", "results", "faces", "codes", "scores")  # of all commands that take pairs
@@ -122,30 +122,36 @@ def each(
     pairs: Sequence[Pair],
     entries: Mapping[epath.Path, worklist.Entry],
     key: Mapping[str, Any],
-    work: Callable[[Pair, Known, Known], dict[str, Any]],
+    work: Callable[[Pair, Known, Known, Progress], dict[str, Any]],
 ) -> list[dict[str, Any]]:
     """Does this process's pairs that are not done; returns all rows once all processes are done.
 
-    `work` writes a pair's files and returns its row. A pair that fails has a row too, with the
-    reason. Pairs done with another `key` (the settings that matter) or of other faces or codes are
-    done again.
+    `work` writes a pair's files, tells how far it is, and returns its row. A pair that fails has a
+    row too, with the reason. Pairs done with another `key` (the settings that matter) or of other
+    faces or codes are done again.
     """
     shas = {path: _sha(out, entry) for path, entry in entries.items()}
     marks = {pair: _mark(key, *(shas[path] for path in pair[:2])) for pair in pairs}
     mine = sorted(pairs, key=lambda pair: str(pair.appearance))  # who changes is tuned to once
     mine = mine[jax.process_index() :: jax.process_count()]
-    for pair in steps.each(mine, "pairs"):
-        if _row(out, pair, marks[pair]) is not None:
-            continue
-        began = time.monotonic()
-        row: dict[str, Any] = {"status": OK, "message": ""}
-        try:
-            faces = (known(out, entries[path]) for path in pair[:2])
-            row |= work(pair, *faces)
-        except Exception as error:  # whatever is wrong with a pair costs that pair alone
-            row |= {"status": "failed", "message": _said(error)}
-        row["seconds"] = round(time.monotonic() - began, 2)
-        journal.write(out, _entry(pair), {"mark": marks[pair], "row": row})
+    with steps.Steps() as told:
+        for number, pair in enumerate(mine):
+            told("pairs", number / len(mine))
+            if _row(out, pair, marks[pair]) is not None:
+                continue
+            began = time.monotonic()
+            row: dict[str, Any] = {"status": OK, "message": ""}
+
+            def progress(step: str, share: float, name: str = pair.name) -> None:
+                told.note = f"{name}: {step} {share:.0%}"
+
+            try:
+                person, driver = (known(out, entries[path]) for path in pair[:2])
+                row |= work(pair, person, driver, progress)
+            except Exception as error:  # whatever is wrong with a pair costs that pair alone
+                row |= {"status": "failed", "message": _said(error)}
+            row["seconds"] = round(time.monotonic() - began, 2)
+            journal.write(out, _entry(pair), {"mark": marks[pair], "row": row})
     found = []
     for pair in pairs:
         done = journal.wait(functools.partial(_row, out, pair, marks[pair]))

@@ -6,6 +6,7 @@ sums have no fixed order.
 """
 
 import concurrent.futures
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -59,6 +60,7 @@ def compiled(settings: GanSettings, mesh: Mesh, pictures: int) -> Programs:
             f"a batch of {settings.batch} cannot be split over {mesh.size} devices in groups of "
             f"{group}; choose a multiple of {group} and of {mesh.size}"
         )
+    settings = dataclasses.replace(settings, kimg=0.0)  # `state.total` has it
     everywhere = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec("batch"))
     state = jax.eval_shape(functools.partial(fresh, settings))

@@ -75,6 +75,8 @@ def run(options: Run, settings: gan_state.GanSettings) -> None:
     fresh = functools.partial(gan_state.fresh, settings)
     start = functools.partial(_start, options, settings)
     state = loop.begin(options.out, settings, fresh, start, mesh)
+    total = sharding.replicate(jnp.float32(settings.kimg * 1000), mesh)
+    state = state._replace(total=total)  # a run may be made longer
     first, loaded = int(state.images), time.monotonic() - began
     programs = compiling.result()
     loop.say(

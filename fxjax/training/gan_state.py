@@ -97,6 +97,7 @@ class TrainState(NamedTuple):
     strength: Float[Array, ""]
     sign_sum: Float[Array, ""]
     images: Int[Array, ""]
+    total: Float[Array, ""]  # images of the whole run; not compiled in, so that it may change
     broken: Int[Array, ""]  # images seen when a loss first was not finite; -1: never
 
 
@@ -138,14 +139,15 @@ def begin(
         strength=zero + jnp.float32(settings.strength),
         sign_sum=jnp.copy(zero),
         images=jnp.zeros((), jnp.int32),
+        total=jnp.float32(settings.kimg * 1000),
         broken=jnp.full((), -1, jnp.int32),
     )
 
 
 def rate(settings: GanSettings, state: TrainState) -> Float[Array, ""]:
     """The rate: constant, then falling linearly to a fifth over the last `fall` of the run."""
-    total = settings.kimg * 1000
-    left = (total - state.images.astype(jnp.float32)) / max(settings.fall * total, 1.0)
+    left = state.total - state.images.astype(jnp.float32)
+    left = left / jnp.maximum(settings.fall * state.total, 1.0)
     return settings.rate * (0.2 + 0.8 * jnp.clip(left, 0.0, 1.0))
 
 

@@ -85,9 +85,8 @@ def serve(
 
 
 def samples() -> dict[str, pathlib.Path]:
-    """The faces that come with the generator, by name; of no real people."""
-    folder = pathlib.Path(os.fspath(zoo.find(zoo.DEFAULT))) / "samples"
-    return {path.stem: path for path in sorted(folder.glob("*.png"))}
+    """The faces that come with the package, by name; of no real people."""
+    return {name: pathlib.Path(os.fspath(path)) for name, path in zoo.samples().items()}
 
 
 def worker(model: str, features: str | None) -> Worker:

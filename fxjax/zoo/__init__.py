@@ -67,6 +67,12 @@ def find(name_or_directory: epath.PathLike) -> epath.Path:
     return _shelf() / text
 
 
+def samples() -> dict[str, epath.Path]:
+    """Faces of 256 px that the shipped generator drew, by name; of no real people."""
+    folder = find("faces256") / "samples"
+    return {path.stem: path for path in sorted(folder.glob("*.png"))}
+
+
 def holder(model: epath.PathLike, part: str) -> epath.PathLike:
     """Where features or landmarks are that go with a model: its own, or else the shipped ones."""
     return model if part in checkpoint.read_card(find(model))["parts"] else DEFAULT

@@ -1,0 +1,45 @@
+"""A smaller generator of a larger one's first rows."""
+
+import jax
+import numpy as np
+import pytest
+
+import fxjax
+from experiments.making import read_out
+from fxjax.nn import generator as generators
+from fxjax.training import gan_state
+
+LARGE = gan_state.GanSettings(
+    resolution=32, width_base=256, width_most=8, dim=8, dtype="float32", batch=8, kimg=1.0
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("run")
+    gan_state.export(folder, LARGE, gan_state.fresh(LARGE), {})
+    return str(folder / "export")
+
+
+def test_its_pictures_are_the_earlier_ones_in_the_larger_ones_colours(model, tmp_path):
+    dst = str(tmp_path / "small")
+    read_out.main(read_out.Config(model, dst, size=16, samples=16))
+    large, small = fxjax.load(model), fxjax.load(dst)
+    assert (small.resolution, len(small.rows)) == (16, 6)
+    np.testing.assert_array_equal(small.w_mean[...], large.w_mean[...])
+    z = jax.random.normal(jax.random.fold_in(jax.random.key(0), 0), (16, 8))  # those compared
+    codes = generators.codes(large, z)
+    whole = np.asarray(generators.synthesize(large, codes))
+    early = np.asarray(generators.synthesize(large.at(16), codes[:, :6]))
+    made = np.asarray(generators.synthesize(small, codes[:, :6]))
+    shift = made - early
+    assert np.ptp(shift, axis=(0, 1, 2)).max() < 2e-3  # one number for each colour, in float16
+    means = [pictures.mean((0, 1, 2)) for pictures in (whole, early, made)]
+    np.testing.assert_allclose(means[2], means[0], atol=2e-3)
+    assert abs(means[1] - means[0]).max() > 0.02  # there was something to do
+
+
+def test_a_size_that_is_not_smaller_is_refused(model, tmp_path):
+    with pytest.raises(ValueError, match=r"--size=32 of .*, a stylegan2 of 32 px"):
+        read_out.main(read_out.Config(model, str(tmp_path / "small"), size=32))
+    assert not (tmp_path / "small").exists()
