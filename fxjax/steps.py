@@ -121,12 +121,17 @@ class Counted(Steps):
             self(self.kind, min(1.0, self.fresh / (self.total - self.old)))
 
 
-def each(items: Iterable[Item], step: str, count: int | None = None) -> Iterator[Item]:
-    """The items, showing how many are through; `count` is how many where that has no length."""
+def each(
+    items: Iterable[Item], step: str, count: int | None = None, shown: Steps | None = None
+) -> Iterator[Item]:
+    """The items, showing how many are through; `count` is how many where that has no length.
+
+    `shown` are steps of one's own, to say more of an item in their note.
+    """
     count = len(items) if count is None and isinstance(items, Sized) else count
-    with Steps() as shown:
+    with Steps() if shown is None else shown as told:
         for number, item in enumerate(items):
-            shown(step, number / count if count else 0.0)
+            told(step, number / count if count else 0.0)
             yield item
 
 

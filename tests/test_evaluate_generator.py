@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import trainingruns
 from flax import nnx
 
 import fxjax
@@ -29,9 +30,7 @@ TINY = gan_state.GanSettings(
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("run")
-    gan_state.export(folder, TINY, gan_state.fresh(TINY), {})
-    return str(folder / "export")
+    return trainingruns.exported(TINY, tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+import trainingruns
 
 import fxjax
 from experiments.making import read_out
@@ -16,9 +17,7 @@ LARGE = gan_state.GanSettings(
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("run")
-    gan_state.export(folder, LARGE, gan_state.fresh(LARGE), {})
-    return str(folder / "export")
+    return trainingruns.exported(LARGE, tmp_path_factory.mktemp("run"))
 
 
 def test_its_pictures_are_the_earlier_ones_in_the_larger_ones_colours(model, tmp_path):

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, SingleDeviceSharding
 
-from fxjax.training import loop
+from fxjax.training import gan_state, loop
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -21,6 +21,12 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 def one_device() -> Mesh:
     """A mesh of the first device alone."""
     return jax.make_mesh((1,), ("batch",), (AxisType.Auto,), devices=jax.devices()[:1])
+
+
+def exported(settings: gan_state.GanSettings, folder: pathlib.Path) -> str:
+    """The model folder of a generator that was never trained."""
+    gan_state.export(folder, settings, gan_state.fresh(settings), {})
+    return str(folder / "export")
 
 
 def named(tree: Any) -> dict[str, np.ndarray]:

@@ -209,9 +209,8 @@ def _creases(points: Landmarks, size: int) -> Float[np.ndarray, "size size"]:
         line = np.stack([points[wing] + 0.08 * eyes * out, beside, beside + 0.35 * eyes * down])
         cv2.polylines(lines, [np.rint(line).astype(np.int32)], False, 1, 1)
     far = cv2.distanceTransform(1 - lines, cv2.DIST_L2, 5) / eyes
-    inner = align.smooth(
-        align.depth(points[:17], size) / (0.12 * eyes) - 1
-    )  # an outline of a face is a dark line, too
+    # an outline of a face is a dark line, too
+    inner = align.smooth(align.depth(points[:17], size) / (0.12 * eyes) - 1)
     return (align.smooth(2 - far / 0.12) * inner).astype(np.float32)
 
 

@@ -134,30 +134,29 @@ def each(
     marks = {pair: _mark(key, *(shas[path] for path in pair[:2])) for pair in pairs}
     mine = sorted(pairs, key=lambda pair: str(pair.appearance))  # who changes is tuned to once
     mine = mine[jax.process_index() :: jax.process_count()]
-    with steps.Steps() as told:
-        for number, pair in enumerate(mine):
-            told("pairs", number / len(mine))
-            if _row(out, pair, marks[pair]) is not None:
-                continue
-            began = time.monotonic()
-            row: dict[str, Any] = {"status": OK, "message": ""}
-
-            def progress(step: str, share: float, name: str = pair.name) -> None:
-                told.note = f"{name}: {step} {share:.0%}"
-
-            try:
-                person, driver = (known(out, entries[path]) for path in pair[:2])
-                row |= work(pair, person, driver, progress)
-            except Exception as error:  # whatever is wrong with a pair costs that pair alone
-                row |= {"status": "failed", "message": _said(error)}
-            row["seconds"] = round(time.monotonic() - began, 2)
-            journal.write(out, _entry(pair), {"mark": marks[pair], "row": row})
+    told = steps.Steps()
+    for pair in steps.each(mine, "pairs", shown=told):
+        if _row(out, pair, marks[pair]) is not None:
+            continue
+        began = time.monotonic()
+        row: dict[str, Any] = {"status": OK, "message": ""}
+        try:
+            person, driver = (known(out, entries[path]) for path in pair[:2])
+            row |= work(pair, person, driver, functools.partial(_tell, told, pair))
+        except Exception as error:  # whatever is wrong with a pair costs that pair alone
+            row |= {"status": "failed", "message": _said(error)}
+        row["seconds"] = round(time.monotonic() - began, 2)
+        journal.write(out, _entry(pair), {"mark": marks[pair], "row": row})
     found = []
     for pair in pairs:
         done = journal.wait(functools.partial(_row, out, pair, marks[pair]))
         photos = {"appearance": shown(pair.appearance), "expression": shown(pair.expression)}
         found.append({"pair": pair.name, **photos, **done})
     return found
+
+
+def _tell(told: steps.Steps, pair: Pair, step: str, share: float) -> None:
+    told.note = f"{pair.name}: {step} {share:.0%}"
 
 
 def _said(error: Exception) -> str:
