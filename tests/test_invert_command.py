@@ -231,9 +231,10 @@ def test_killed_runs_go_on_and_end_alike_bit_for_bit(home, tmp_path, root, monke
     invert.main(settings)
     assert 0 < sum(calls) < 2 * steps  # it went on from the middle of a batch
     equal(found(killed), found(undisturbed))
-    assert sorted(path.name for path in (killed / "state").iterdir()) == [
-        "batch.json", "rows", "run.json", "worklist.json",
-    ]  # fmt: skip
+    left = {path.name for path in (killed / "state").iterdir()}
+    # killed while it wrote: a hidden file, which a later start sweeps away (test_files.py)
+    left = {name for name in left if not (name.startswith(".place0.") and name.endswith(".tmp"))}
+    assert left == {"batch.json", "rows", "run.json", "worklist.json"}
 
 
 def test_photos_of_a_real_face_are_found_and_aligned(home, tmp_path):

@@ -174,11 +174,11 @@ def test_bad_input_is_said(folder, tmp_path):
 
 def test_pasted_mouths_bring_the_other_expression():
     """Real parts: samples of the shipped generator, some of which smile and some hardly."""
-    reader, generator, numbers = smile_samples.Reader(), fxjax.load("faces"), range(24)
+    reader, generator, numbers = smile_samples.Reader(), fxjax.load("faces"), range(32)
     codes = smile_samples.codes(generator, numbers, 0.7)
     drawn = smile_samples.drawn(generator, codes, numbers, 64)
     known = [(f"{n}.png", str(n), picture) for n, picture in zip(numbers, drawn, strict=True)]
-    faces, others = known[:16], known[16:]
+    faces, others = known[:24], known[24:]
     smiles = [reader(picture) for _, _, picture in faces]
     limits = Limits(*np.nanquantile(smiles, [0.3, 0.7]).tolist())
     found = label_sources.pasted_pairs(faces, reader, limits, donors=2)
