@@ -10,7 +10,7 @@ any moment, the same command goes on where it was.
 
 import dataclasses
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -31,6 +31,8 @@ from fxjax.transfer_types import PRESETS, Progress
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(Pairs):
     """Each field is a flag."""
+
+    rows: Annotated[str, "rows to search: all, or such as 0-2,5,6+7 (+ ties rows)"] = "all"
 
 
 def main(config: Config) -> None:

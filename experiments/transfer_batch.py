@@ -52,8 +52,7 @@ def main(config: Config) -> None:
         else:
             if pair.appearance not in tuned:
                 tuned.clear()
-                progress("tuning", 0.0)
-                tuned[pair.appearance] = engine.tuned(person.face, codes[0])
+                tuned[pair.appearance] = engine.tuned(person.face, codes[0], progress)
             generator = tuned[pair.appearance]
             faces = person.face, driver.face
             result = engine.pair(*faces, codes, tuned=generator, progress=progress)

@@ -15,11 +15,11 @@ from fxjax.codes import invert, pivotal, refine, whiten
 from fxjax.faces import align, expression, goal, model, mouth, reader
 from fxjax.faces.located import Faces
 from fxjax.nn.generator import Generator, synthesize
-from fxjax.transfer_types import Located, Progress, Settings
+from fxjax.transfer_types import Located, Progress, Settings, silent
 from fxjax.types import Code, Codes, Images
 
 CHUNK = 25  # inversion steps between reports of progress
-TUNING_RATE = 1e-3  # of pivotal tuning, before equalising
+TUNING_RATE = 3e-3  # of pivotal tuning, before equalising
 AT_ONCE = 2**22  # pixels that are inverted or drawn together: 4 faces of 1024 px take 6.4 GiB
 
 
@@ -112,7 +112,7 @@ class Coding(Faces):
     def _at_once(self) -> int:
         return max(1, AT_ONCE // self.resolution**2)
 
-    def tuned(self, person: Located, code: Code) -> Generator:
+    def tuned(self, person: Located, code: Code, progress: Progress | None = None) -> Generator:
         """A copy of the generator that draws the person better at their code.
 
         By pivotal tuning (arXiv:2106.05744); without `tuning` steps the generator itself. It serves
@@ -120,9 +120,12 @@ class Coding(Faces):
         """
         if not self.settings.tuning:
             return self.generator
+        told = functools.partial(silent if progress is None else progress, "tuning")
+        told(0.0)
         goal = invert.embedded(self.loss, jnp.asarray(person.crop.image[None]))
         settings = pivotal.Settings(steps=self.settings.tuning, rate=TUNING_RATE)
-        found = pivotal.tune(self.generator, self.loss, goal, code[None], settings).differences
+        found = pivotal.tune(self.generator, self.loss, goal, code[None], settings, told=told)
+        found = found.differences
         return pivotal.apply(self.generator, {name: each[0] for name, each in found.items()})
 
     def refined(

@@ -137,8 +137,7 @@ class Engine(Coding, Ranking):
         progress = silent if progress is None else progress
         seconds, began = {}, time.monotonic()
         if tuned is None:
-            progress("tuning", 0.0)
-            tuned = self.tuned(person, codes[0])
+            tuned = self.tuned(person, codes[0], progress)
         seconds["tuning"], began = time.monotonic() - began, time.monotonic()
         given = mask
         if given is None and self.settings.mask is not None:

@@ -18,7 +18,8 @@ from fxjax.nn.vgg16 import VGG16
 from fxjax.transfer_types import Located, Progress, Ranked, Settings
 from fxjax.types import Code, Images
 
-MOST_MASKS = {"cpu": 2**12}  # that are tried unless rows are given: 18 rows have 2**18
+MOST_MASKS = {"cpu": 2**10}  # if all rows have more, those that decide are searched: 18 have 2**18
+DECIDE = (2, 7)  # rows from 8 to 32 px: earlier ones carry the pose, later ones colours and texture
 RESCORED = 64  # masks that are scored again at full size
 POSE = 3  # rows 0 to 2, up to 8 pixels, carry the pose
 HALF = 0.5  # of the way that is left, E, of a mask that moves at least half of the way
@@ -54,9 +55,10 @@ class Ranking(Faces):
                 "half, a quarter and so on; give one of these"
             )
         searched = self._searched()
-        most = MOST_MASKS.get(jax.default_backend(), 1 << searched)
-        self.groups = mix.tied(searched, most)
-        if self.settings.rows is not None:
+        self.groups = mix.free_rows(0, searched - 1)
+        if self._few:
+            self.groups = mix.free_rows(*DECIDE)
+        elif isinstance(self.settings.rows, tuple):
             mix.check_groups(self.settings.rows, searched)
             self.groups = self.settings.rows
         if self.settings.keep_pose:
@@ -67,35 +69,42 @@ class Ranking(Faces):
 
     def _judge(self, mean: Images) -> score.Judge:
         """What masks are ranked by; see `case`."""
-        content = losses.balanced(self.features, ("block3_conv3",), mean)
+        size = losses.feature_size(self.generator.resolution)
+        content = losses.balanced(self.features, ("block3_conv3",), mean, size=size)
         counts = goal.counts(self.parts) * expression.shipped().reliability
         changing = score.Balanced(
             [content, reader.Expression(self.reader, counts)], CHANGING, LEAST_E
         )
-        who = losses.Perceptual(self.features, content.layers, content.scales)
-        texture: Any = losses.balanced_gram(self.features, mean)
+        who = losses.Perceptual(self.features, content.layers, content.scales, size)
+        texture: Any = losses.balanced_gram(self.features, mean, size=size)
         staying = [who, texture, losses.Pixels(), reader.Pose(self.reader)]
         return score.Judge(changing, score.Balanced(staying, STAYING, LEAST, PLACED))
 
     @property
+    def _few(self) -> bool:
+        """Whether only the rows that decide are searched, as all would take too long here."""
+        masks = 2 ** self._searched()
+        return self.settings.rows is None and masks > MOST_MASKS.get(jax.default_backend(), masks)
+
+    @property
     def saved(self) -> str:
         """What the search leaves out that it could try, in words; nothing if it tries all."""
-        rows, groups = self._searched(), len(self.groups)
-        if self.settings.mask is not None or self.settings.rows is not None:
+        if self.settings.mask is not None or not self._few:
             return ""
-        tied = [group for group in self.groups if len(group) > 1]
-        if not tied:
-            return ""
+        first, last = DECIDE
         return (
-            f"{2**groups:,} of {2**rows:,} masks are tried, as this is a CPU: rows {tied[0][0]} to "
-            f"{rows - 1} are taken in pairs; rows=0-{rows - 1} tries all, rows=0-7 those up to 32 "
-            "pixels"
+            f"{2 ** len(self.groups):,} of {2 ** self._searched():,} masks are tried, as this is a "
+            f"CPU: rows {first} to {last} decide, the others stay the person's; rows=all tries all"
         )
 
     @property
     def approximate(self) -> bool:
-        """Whether masks are scored on less than the full picture, so that the best are rescored."""
-        return self.settings.score_size < self.resolution or self.settings.readout is not None
+        """Whether masks are scored on less than the full picture, so that the best are rescored.
+
+        If they are no more than are scored again anyway, all are scored in full at once.
+        """
+        small = self.settings.score_size < self.resolution and 2 ** len(self.groups) > RESCORED
+        return small or self.settings.readout is not None
 
     def _searched(self) -> int:
         """How many first rows can be searched. ValueError for a readout that is not there."""
@@ -122,7 +131,8 @@ class Ranking(Faces):
         """
         if np.array_equal(faces[0].crop.image, faces[1].crop.image):
             return None
-        size, readout = self.settings.score_size, self.settings.readout
+        readout = self.settings.readout
+        size = self.settings.score_size if self.approximate else None
         case = self.case(person, driver, faces, size=size, readout=readout, generator=generator)
         if score.alike(case.goals):
             return None

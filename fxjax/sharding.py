@@ -14,6 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from fxjax import files
 
 Tree = TypeVar("Tree")
+WORTH = 0.1  # seconds of compiling that are worth a file: small programs are many
 UNKNOWN = 4 * 2.0**30  # bytes that a device is taken to have if it does not say
 
 
@@ -137,3 +138,4 @@ def keep_programs(folder: epath.PathLike | None = None) -> None:
     else:
         return
     jax.config.update("jax_compilation_cache_dir", chosen)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", WORTH)

@@ -4,7 +4,7 @@ import dataclasses
 import io
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -32,6 +32,9 @@ def silent(step: str, share: float) -> None:
     """Tells nobody."""
 
 
+Rows = mix.Groups | Literal["all"] | None
+"""Groups of rows that a search may take: all rows one by one, or as the device allows (None)."""
+
 PRESETS = {"paper": (3, 4)}  # rows that other work takes from the expression, without a search
 
 
@@ -39,9 +42,9 @@ PRESETS = {"paper": (3, 4)}  # rows that other work takes from the expression, w
 class Settings:
     """How to transfer.
 
-    `rows`: groups of rows that the search may take from the expression (None: every row on its
-    own, but on a CPU of more than 12 rows later ones in pairs); `keep_pose` leaves the rows up to 8
-    pixels, which carry the pose, to the person.
+    `rows`: groups of rows that the search may take from the expression, or "all", every row on its
+    own (None: all, but on a CPU, if these are more than ten, the six from 8 to 32 pixels);
+    `keep_pose` leaves the rows up to 8 pixels, which carry the pose, to the person.
     `weight` is that of the appearance in the score E + weight * A: at 1 or more, taking all rows
     is no better than taking none, so that mixtures win. `strength` moves the chosen rows by 0
     (none) to 1.5 times the way to the expression's. `mask` skips the search.
@@ -57,20 +60,20 @@ class Settings:
     mouth seems to be behind something, where landmarks are invented.
     """
 
-    steps: int = 60
+    steps: int = 40
     rate: float = 0.12
     pull: float = 0.02
-    rows: mix.Groups | None = None
+    rows: Rows = None
     keep_pose: bool = False
     weight: float = 1.0
     strength: float = 1.0
     mask: tuple[bool, ...] | None = None
     score_size: int = 32
-    refine: int = 60
+    refine: int = 40
     readout: int | None = None
     parts: tuple[str, ...] = ("mouth",)
     elsewhere: float = 0.02
-    tuning: int = 60
+    tuning: int = 30
     covered: bool = False
 
     def __post_init__(self):

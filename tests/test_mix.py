@@ -183,16 +183,3 @@ def test_bad_groups(pair: Any, groups: mix.Groups) -> None:
     model, person, expression = pair
     with pytest.raises(ValueError, match="rows from 0 to 5"):
         mix.score_masks(model, person, expression, score, jnp.zeros(()), groups=groups)
-
-
-@pytest.mark.parametrize(
-    ("rows", "most", "alone"),
-    [(12, 2**12, 12), (18, 2**18, 18), (18, 2**12, 6), (18, 2, 0), (5, 8, 0)],
-)
-def test_tied_rows_are_few_enough_masks(rows: int, most: int, alone: int) -> None:
-    groups = mix.tied(rows, most)
-    mix.check_groups(groups, rows)
-    assert sorted(row for group in groups for row in group) == list(range(rows))
-    assert [group for group in groups if len(group) == 1][:alone] == [(k,) for k in range(alone)]
-    assert 2 ** len(groups) <= max(most, 2 ** -(-rows // 2))
-    assert all(group[0] % 2 == 0 for group in groups if len(group) > 1)

@@ -86,6 +86,22 @@ def test_the_first_step_is_the_rate_at_the_equalised_learning_rate(model, loss, 
     np.testing.assert_allclose(np.abs(steps["const"]).max(), 1e-3, rtol=1e-2)
 
 
+def test_progress_is_told_over_all_pictures(model, loss, targets, codes):
+    told: list[float] = []
+    settings = pivotal.Settings(steps=3, rate=1e-3)
+    pivotal.tune(model, loss, loss.embed(targets[:2]), codes[:2], settings, told=told.append)
+    np.testing.assert_allclose(told, np.arange(1, 7) / 6)
+
+
+def test_steps_in_one_program_or_in_several_are_the_same(model, loss, targets, codes, monkeypatch):
+    one = pivotal.tune(model, loss, loss.embed(targets[:1]), codes[:1], SHORT)
+    monkeypatch.setattr(pivotal, "PARTS", {})
+    monkeypatch.setattr(pivotal, "PART", 8)  # the last part is shorter
+    other = pivotal.tune(model, loss, loss.embed(targets[:1]), codes[:1], SHORT)
+    np.testing.assert_allclose(other.losses, one.losses, rtol=1e-4)
+    np.testing.assert_allclose(other.images, one.images, atol=1e-3)
+
+
 def test_a_picture_does_not_depend_on_its_batch(model, loss, targets, codes, tuning):
     """To rounding, which Adam's first steps enlarge."""
     alone = pivotal.tune(model, loss, loss.embed(targets[1:2]), codes[1:2], SHORT)
@@ -102,7 +118,9 @@ def test_devices_change_nothing(model, loss, targets, codes, tuning):
     assert len(found.images.sharding.device_set) == 3
     np.testing.assert_allclose(found.losses, tuning.losses, rtol=1e-3)
     np.testing.assert_allclose(found.images, tuning.images, atol=5e-3)
-    text = pivotal.tune.lower(*models, goal, split, SHORT, mesh=mesh).compile().as_text() or ""
+    place = pivotal._begin(models[0], split, mesh=mesh)
+    steps = pivotal.advance.lower(*models, goal, split, None, place, SHORT, 5, mesh=mesh)
+    text = steps.compile().as_text() or ""
     assert "while" in text
     assert not re.search(r"all-reduce|all-gather|all-to-all|collective", text)
 
@@ -183,12 +201,14 @@ def test_lowers_for_accelerators(model, loss, targets, codes, platform):
     goal = loss.embed(targets)
     graph, state = nnx.split((model, loss))
 
-    def program(state: Any, goal: Any, codes: Any) -> Any:
-        return pivotal.tune(*nnx.merge(graph, state), goal, codes, SHORT)
+    place = pivotal._begin(model, codes[:1], mesh=None)
 
-    text = (
-        jax.jit(program).trace(state, goal, codes).lower(lowering_platforms=(platform,)).as_text()
-    )
+    def program(state: Any, goal: Any, codes: Any, place: Any) -> Any:
+        return pivotal.advance(*nnx.merge(graph, state), goal, codes, None, place, SHORT, 5)
+
+    one = jax.tree.map(lambda a: a[:1], (goal, codes))
+    traced = jax.jit(program).trace(state, *one, place)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
     assert "callback" not in text
     assert set(re.findall(r"feature_group_count = (\d+)", text)) == {"1"}
     assert set(re.findall(r"batch_group_count = (\d+)", text)) == {"1"}

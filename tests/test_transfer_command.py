@@ -116,7 +116,7 @@ def test_a_readout_reports_its_rank_correlation(home, tmp_path, capsys):
         ({"mask": "0110"}, "a mask of 4 bits: this model has 8 rows"),
         ({"mask": "01x"}, "--mask=01x: want 0s and 1s"),
         ({"rows": "2-4,3"}, "each in one group at most"),
-        ({"rows": "a"}, "--rows=a: want all, or rows"),
+        ({"rows": "a"}, "--rows=a: want auto, all, or rows"),
         ({"rows": "0,7-3"}, "--rows=0,7-3: 7-3 runs backwards; want 3-7"),
         ({"strength": 2.0}, "--strength=2.0: want 0"),
         ({"tuning": -1}, "--tuning=-1: want 0 (none) or more steps"),
@@ -144,7 +144,8 @@ def test_mistakes_are_one_line_and_leave_nothing(home, tmp_path, changes, messag
 
 
 def test_rows_and_masks_as_written():
-    assert read_rows("all") is None
+    assert read_rows("auto") is None
+    assert read_rows("all") == "all"
     assert read_rows("0-2,5,6+7") == ((0,), (1,), (2,), (5,), (6, 7))
     assert read_mask(None) is None
     assert read_mask("0110") == (False, True, True, False)

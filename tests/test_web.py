@@ -258,7 +258,7 @@ def test_numbers_that_json_should_not_have_are_refused(client):
 
 def test_a_wish_as_a_command():
     wish = wishes.read({"quick": False, "covered": True, "face": "all", "strength": 1})
-    assert (wish.steps, wish.rows, wish.strength) == (60, "all", 1.0)
+    assert (wish.steps, wish.rows, wish.strength) == (60, "auto", 1.0)
     line = wish.command("runs/o'clock", "faces")
     assert line.startswith("python -m experiments.transfer '--appearance=") is False
     assert "--appearance='runs/o'\\''clock/person.png'" in line

@@ -29,15 +29,6 @@ def free_rows(first: int, last: int) -> Groups:
     return tuple((row,) for row in range(first, last + 1))
 
 
-def tied(rows: int, most: int) -> Groups:
-    """Each row alone, or later rows in pairs (2k, 2k + 1) until there are at most `most` masks."""
-    alone = rows
-    while alone > 1 and 2 ** (alone + (rows - alone + 1) // 2) > most:
-        alone -= 2 - alone % 2
-    pairs = tuple(tuple(range(row, min(row + 2, rows))) for row in range(alone, rows, 2))
-    return free_rows(0, alone - 1) + pairs
-
-
 def mix(person: Code, expression: Code, mask: Bool[Array, " rows"]) -> Code:
     """Rows of `expression` where the mask is set, of `person` elsewhere."""
     return jnp.where(jnp.asarray(mask)[:, None], expression, person)

@@ -10,7 +10,8 @@ import dataclasses
 import functools
 import io
 import json
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -20,7 +21,7 @@ import optax
 from etils import epath
 from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from fxjax import files
 from fxjax.codes import invert
@@ -33,6 +34,10 @@ Module = TypeVar("Module", bound=nnx.Module)
 
 TUNED = nnx.All(nnx.Param, nnx.Not(nnx.PathContains("mapping")))
 """The variables that move."""
+
+ADAM = optax.scale_by_adam()
+PART = 25  # steps in one call of a program
+PARTS = {"cpu": 1}  # there a loop within the program takes half as long again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +64,15 @@ class Tuning(NamedTuple):
     losses: Float[Array, "*batch steps"]
 
 
-@functools.partial(jax.jit, static_argnames=("settings", "mesh"))
+class Place(NamedTuple):
+    """Where the tunings are: weights, Adam's moments, steps done, whether a NaN stopped them."""
+
+    weights: Any
+    moments: Any
+    step: Int[Array, " batch"]
+    stopped: Bool[Array, " batch"]
+
+
 def tune(
     generator: Generator,
     loss: Loss,
@@ -67,46 +80,81 @@ def tune(
     codes: Codes,
     settings: Settings,
     *,
-    noise: list[Array] | None = None,
+    noise: Sequence[Array | np.ndarray] | None = None,
     mesh: Mesh | None = None,
+    told: Callable[[float], None] | None = None,
 ) -> Tuning:
     """Tunes the weights for each code to draw its goal (what the loss embeds of a target).
 
     One picture after another, and with a mesh one on each device at a time: weights that differ
     within a batch would make its convolutions grouped ones, which are slow. Each needs four times
     the generator's weights in memory. `noise` are the pictures' own noise images. A picture that
-    meets a NaN keeps the weights it had before.
+    meets a NaN keeps the weights it had before. `told` is given the share that is done.
     """
+    width, inputs, parts = 1 if mesh is None else mesh.size, (goal, codes, noise), []
+    for first in range(0, len(codes), width):
+        some = inputs
+        if len(codes) > width:
+            some = jax.tree.map(operator.itemgetter(slice(first, first + width)), inputs)
+        place, curves = _begin(generator, some[1], mesh=mesh), []
+        while (done := sum(curve.shape[1] for curve in curves)) < settings.steps:
+            count = min(PARTS.get(jax.default_backend(), PART), settings.steps - done)
+            place, curve = advance(generator, loss, *some, place, settings, count, mesh=mesh)
+            curves.append(curve)
+            if told is not None:
+                jax.block_until_ready(curve)
+                told((first + width * (done + count) / settings.steps) / len(codes))
+        losses = jnp.concatenate([jnp.zeros((width, 0)), *curves], axis=1)
+        differences, images = _end(generator, *some[1:], place, mesh=mesh)
+        parts.append(Tuning(differences, images, losses))
+    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
 
-    def one(generator: Generator, loss: Loss, inputs: Any) -> Tuning:
-        return _tune(generator, loss, *inputs, settings=settings)
 
-    def each(generator: Generator, loss: Loss, inputs: Any) -> Tuning:
-        return jax.lax.map(functools.partial(one, generator, loss), inputs)
+@functools.partial(jax.jit, static_argnames=("mesh",))
+def _begin(generator: Generator, codes: Codes, *, mesh: Mesh | None) -> Place:
+    def one(generator: Generator, code: Code) -> Place:
+        weights = nnx.state(generator, TUNED)
+        return Place(weights, ADAM.init(weights), jnp.zeros((), jnp.int32), jnp.zeros((), bool))
 
-    inputs = goal, codes, noise
-    if mesh is None:
-        return each(generator, loss, inputs)
-    whole, split = PartitionSpec(), PartitionSpec("batch")
-    specs = {"in_specs": (whole, whole, split), "out_specs": split, "check_vma": False}
-    return jax.shard_map(each, mesh=mesh, **specs)(generator, loss, inputs)
+    return _each(one, mesh, (generator,), (codes,))
 
 
-def _tune(
+@functools.partial(
+    jax.jit, static_argnames=("settings", "count", "mesh"), donate_argnames=("place",)
+)
+def advance(
+    generator: Generator,
+    loss: Loss,
+    goal: Embedding,
+    codes: Codes,
+    noise: Sequence[Array | np.ndarray] | None,
+    place: Place,
+    settings: Settings,
+    count: int,
+    *,
+    mesh: Mesh | None = None,
+) -> tuple[Place, Float[Array, "batch count"]]:
+    """Some steps more of one picture, or of one on each device, and the losses before them."""
+    one = functools.partial(_advance, settings=settings, count=count)
+    return _each(one, mesh, (generator, loss), (goal, codes, noise, place))
+
+
+def _advance(
     original: Any,
     loss: Loss,
     goal: Embedding,
     code: Code,
-    noise: list[Array] | None,
+    noise: Sequence[Array | np.ndarray] | None,
+    place: Place,
     *,
     settings: Settings,
-) -> Tuning:
+    count: int,
+) -> tuple[Place, Float[Array, " count"]]:
     goal = jax.tree.map(lambda a: a[None], goal)
     if noise is not None:
         original = invert.with_noise(original, noise)
-    graph, weights, rest = nnx.split(original, TUNED, ...)
+    graph, _, rest = nnx.split(original, TUNED, ...)
     scales = nnx.state(update_scales(original, 0.0), TUNED)
-    adam = optax.scale_by_adam()
 
     def draw(generator: Generator, code: Code) -> Images:
         return invert.draw(generator, code[None], remat=settings.remat)
@@ -121,34 +169,64 @@ def _tune(
             value = value + settings.locality * moved
         return value
 
-    def step(carry: Any, index: Array) -> tuple[Any, Float[Array, ""]]:
-        weights, moments, stopped = carry
-        value, slopes = jax.value_and_grad(value_of)(weights, index)
+    def step(place: Place, _: None) -> tuple[Place, Float[Array, ""]]:
+        value, slopes = jax.value_and_grad(value_of)(place.weights, place.step)
         # Adam on weights as they would be stored at the equalised learning rate.
         slopes = jax.tree.map(lambda slope, scale: slope * scale, slopes, scales)
-        steps, new = adam.update(slopes, moments)
-        moved = jax.tree.map(
+        steps, moments = ADAM.update(slopes, place.moments)
+        weights = jax.tree.map(
             lambda x, step, scale: x - (settings.rate * scale * step).astype(x.dtype),
-            weights, steps, scales,
+            place.weights, steps, scales,
         )  # fmt: skip
         finite = jnp.isfinite(value)
-        for leaf in jax.tree.leaves(moved):
+        for leaf in jax.tree.leaves(weights):
             finite &= jnp.all(jnp.isfinite(leaf))
-        stopped |= ~finite
-        kept = jax.tree.map(
-            lambda old, new: jnp.where(stopped, old, new), (weights, moments), (moved, new)
-        )
-        return (*kept, stopped), value
+        new = Place(weights, moments, place.step + 1, place.stopped | ~finite)
+        old = new._replace(weights=place.weights, moments=place.moments)
+        return jax.tree.map(lambda a, b: jnp.where(new.stopped, a, b), old, new), value
 
-    carry = weights, adam.init(weights), jnp.zeros((), bool)
-    (found, _, _), losses = jax.lax.scan(step, carry, jnp.arange(settings.steps))
-    differences = {
-        name: (after - before).astype(jnp.float16)
-        for (name, before), (_, after) in zip(_named(weights), _named(found), strict=True)
-    }
-    # Drawn with what is kept, so that it is the picture that anyone can draw again.
-    image = draw(apply(original, differences), code)[0]
-    return Tuning(differences, image, losses)
+    if count == 1:
+        place, value = step(place, None)
+        return place, value[None]
+    return jax.lax.scan(step, place, length=count)
+
+
+@functools.partial(jax.jit, static_argnames=("mesh",))
+def _end(
+    generator: Generator,
+    codes: Codes,
+    noise: Sequence[Array | np.ndarray] | None,
+    place: Place,
+    *,
+    mesh: Mesh | None,
+) -> tuple[dict[str, Array], Float[Array, "batch height width 3"]]:
+    """What to add to the weights, and what they then draw."""
+
+    def one(original: Any, code: Code, noise: Any, place: Place) -> Any:
+        if noise is not None:
+            original = invert.with_noise(original, noise)
+        pairs = zip(_named(nnx.state(original, TUNED)), _named(place.weights), strict=True)
+        differences = {
+            name: (after - before).astype(jnp.float16) for (name, before), (_, after) in pairs
+        }
+        # Drawn with what is kept, so that it is the picture that anyone can draw again.
+        return differences, invert.draw(apply(original, differences), code[None], remat=False)[0]
+
+    return _each(one, mesh, (generator,), (codes, noise, place))
+
+
+def _each(one: Callable[..., Any], mesh: Mesh | None, whole: Any, split: Any) -> Any:
+    """`one` of each picture, which are in `split`: of the only one, or of one on each device."""
+
+    def lane(whole: Any, split: Any) -> Any:
+        found = one(*whole, *jax.tree.map(lambda a: a[0], split))
+        return jax.tree.map(lambda a: a[None], found)
+
+    if mesh is None:
+        return lane(whole, split)
+    specs = {"in_specs": (PartitionSpec(), PartitionSpec("batch")), "check_vma": False}
+    lanes = jax.shard_map(lane, mesh=mesh, out_specs=PartitionSpec("batch"), **specs)
+    return lanes(whole, split)
 
 
 def _near(generator: Generator, code: Code, step: Array, reach: float) -> Code:

@@ -4,8 +4,7 @@ import dataclasses
 import re
 from typing import Annotated
 
-from fxjax.codes import mix
-from fxjax.transfer_types import Settings
+from fxjax.transfer_types import Rows, Settings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,8 +33,9 @@ class Search(Inversion):
 
     rows: Annotated[
         str,
-        "rows to search: all (on a CPU at most 4,096 masks), or such as 0-2,5,6+7 (+ ties rows)",
-    ] = "all"
+        "rows to search: all, or such as 0-2,5,6+7 (+ ties rows); auto is all, but on a CPU, if "
+        "they are more than ten, those that decide, 2-7",
+    ] = "auto"
     keep_pose: Annotated[bool, "leave out the rows up to 8 pixels, which carry the pose"] = False
     weight: Annotated[float, "of the appearance in the score E + weight * A"] = Settings.weight
     score_size: Annotated[int, "pixels at which all masks are scored"] = Settings.score_size
@@ -96,10 +96,12 @@ def read_mask(text: str | None) -> tuple[bool, ...] | None:
     return tuple(digit == "1" for digit in text)
 
 
-def read_rows(text: str) -> mix.Groups | None:
-    """Groups of rows from a list such as 0-2,5,6+7, where + ties rows to one bit; None for all."""
-    if text == "all":
+def read_rows(text: str) -> Rows:
+    """Groups of rows from a list such as 0-2,5,6+7, where + ties rows to one bit; None for auto."""
+    if text == "auto":
         return None
+    if text == "all":
+        return "all"
     groups: list[tuple[int, ...]] = []
     for part in text.split(","):
         if span := re.fullmatch(r"(\d+)-(\d+)", part):
@@ -110,5 +112,5 @@ def read_rows(text: str) -> mix.Groups | None:
         elif re.fullmatch(r"\d+(\+\d+)*", part):
             groups.append(tuple(int(row) for row in part.split("+")))
         else:
-            raise ValueError(f"--rows={text}: want all, or rows such as 0-2,5,6+7")
+            raise ValueError(f"--rows={text}: want auto, all, or rows such as 0-2,5,6+7")
     return tuple(groups)

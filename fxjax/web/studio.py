@@ -55,10 +55,9 @@ class Watched(Engine):
         self.show("inversions", images.contact_sheet(drawn[[0, -1]], 2, gap=0))
         return found
 
-    def tuned(self, person: Located, code: Code) -> Generator:
-        """As the engine's."""
-        self.tell("tuning", 0.0)
-        return super().tuned(person, code)
+    def tuned(self, person: Located, code: Code, progress: Any = None) -> Generator:
+        """As the engine's, which tells how far it is."""
+        return super().tuned(person, code, self.tell if progress is None else progress)
 
 
 class Kept(NamedTuple):
@@ -84,7 +83,7 @@ class Studio:
     def of(self, wish: Wish) -> Watched:
         """The same models with other settings, not yet prepared to rank masks."""
         rows = len(self.engine.generator.rows)
-        groups = None if wish.rows == "all" else mix.free_rows(2, min(7, rows - 1))
+        groups = None if wish.rows == "auto" else mix.free_rows(2, min(7, rows - 1))
         names = ("parts", "strength", "weight", "steps", "tuning", "refine", "keep_pose", "covered")
         settings = Settings(rows=groups, **{name: getattr(wish, name) for name in names})
         other = copy.copy(self.engine)
