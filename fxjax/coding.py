@@ -18,7 +18,7 @@ from fxjax.nn.generator import Generator, synthesize
 from fxjax.transfer_types import Located, Progress, Settings, silent
 from fxjax.types import Code, Codes, Images
 
-CHUNK = 25  # inversion steps between reports of progress
+CHUNK = 10  # inversion steps between reports of progress
 TUNING_RATE = 3e-3  # of pivotal tuning, before equalising
 AT_ONCE = 2**22  # pixels that are inverted or drawn together: 4 faces of 1024 px take 6.4 GiB
 
@@ -34,6 +34,9 @@ class Coding(Faces):
     walk: Any
     loss: Any
     settings: Settings
+
+    def watch(self, codes: Codes) -> None:
+        """Is given the codes of faces that are being inverted, every few steps; nobody looks."""
 
     def encode(
         self,
@@ -77,9 +80,13 @@ class Coding(Faces):
         both = [sharding.padded(np.asarray(each), full) for each in (targets, first)]
         targets, first = sharding.split_batch(both, mesh)
 
-        def told(_: Any, curves: np.ndarray) -> None:
+        def found(place: invert.Place) -> Codes:
+            return walk.w(invert.codes_of(place, first, settings))[:count]
+
+        def told(place: invert.Place, curves: np.ndarray) -> None:
             if progress is not None:
                 progress("inversion", curves.shape[1] / settings.steps)
+            self.watch(found(place))
 
         place, curves = invert.run(
             walk,
@@ -91,8 +98,8 @@ class Coding(Faces):
             mesh=mesh,
             told=told,
         )
-        codes = np.asarray(walk.w(invert.codes_of(place, first, settings)))
-        return invert.Inversion(jnp.asarray(codes[:count]), jnp.asarray(curves[:count]))
+        codes = jnp.asarray(np.asarray(found(place)))
+        return invert.Inversion(codes, jnp.asarray(curves[:count]))
 
     @functools.cached_property
     def _spread(self) -> tuple[Any, Any]:

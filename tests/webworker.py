@@ -57,6 +57,10 @@ def transfer(folder, number):
         if stage == "faces":
             after.save(folder / "first.jpg")
             say({"id": number, "told": {"picture": "first"}})
+        if stage == "inversion":
+            for _ in range(2):
+                after.save(folder / "inversions.jpg")
+                say({"id": number, "told": {"picture": "inversions"}})
     after.save(folder / "after.jpg")
     after.save(folder / "result.png")
     (folder / "report.html").write_text("<!doctype html><title>A report</title>")

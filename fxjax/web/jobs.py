@@ -24,11 +24,11 @@ WAITING = 8  # transfers that may wait
 GRACE = 15.0  # seconds that a cancelled transfer gets to stop by itself
 STAGES = {  # about how much of the time each takes
     "faces": 0.04,
-    "inversion": 0.32,
-    "tuning": 0.12,
-    "masks": 0.12,
-    "refinement": 0.25,
-    "writing": 0.15,
+    "inversion": 0.28,
+    "tuning": 0.20,
+    "masks": 0.10,
+    "refinement": 0.26,
+    "writing": 0.12,
 }
 PASSING = ("stage", "share", "left")  # of a state, while it is running
 ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{12}")
@@ -185,7 +185,7 @@ class Jobs:
 
     async def _transfer(self, name: str) -> None:
         """One transfer from its start to its end, whichever that is."""
-        fresh = {"status": "running", "stage": "start", "share": 0.0, "pictures": []}
+        fresh = {"status": "running", "stage": "start", "share": 0.0, "pictures": {}}
         self.change(self.states[name] | fresh, keep=True)
         number = next(self.worker.numbers)
         work = asyncio.create_task(self._follow(name, number))
@@ -232,7 +232,9 @@ class Jobs:
                 stage = {"stage": told["stage"], "share": round(most, 3), "left": left}
                 self.change(state | stage)
             elif "picture" in told:
-                self.change(state | {"pictures": [*state["pictures"], told["picture"]]})
+                picture, versions = told["picture"], state["pictures"]
+                versions = versions | {picture: versions.get(picture, 0) + 1}
+                self.change(state | {"pictures": versions})
             elif "done" in told:
                 self.change(state | {"status": "done", **told["done"]}, keep=True)
             elif "masks" in told:

@@ -48,12 +48,10 @@ class Watched(Engine):
     tell: Callable[[str, float], None] = staticmethod(lambda stage, share: None)
     show: Callable[[str, AnyPhoto], None] = staticmethod(lambda name, picture: None)
 
-    def encode(self, faces: Any, start: Any = None, progress: Any = None) -> Any:
-        """As the engine's; then shows what the generator makes of the faces."""
-        found = super().encode(faces, start, progress)
-        drawn = images.to_uint8(np.asarray(self.draw(found.code)))
+    def watch(self, codes: Codes) -> None:
+        """Shows what the generator makes of the faces so far."""
+        drawn = images.to_uint8(np.asarray(self.draw(codes)))
         self.show("inversions", images.contact_sheet(drawn[[0, -1]], 2, gap=0))
-        return found
 
     def tuned(self, person: Located, code: Code, progress: Any = None) -> Generator:
         """As the engine's, which tells how far it is."""

@@ -325,10 +325,13 @@ function running(state) {
   const looks = find("#looks");
   for (const figure of all("figure", looks))
     if (figure.dataset.of !== state.id) figure.remove();
-  for (const name of state.pictures || []) {
-    if (find(`[data-name=${name}]`, looks)) continue;
-    const image = make("img", { src: `/results/${state.id}/${name}.jpg`, alt: PICTURES[name] });
-    looks.append(make("figure", { data: { name, of: state.id } }, image, make("figcaption", {}, PICTURES[name])));
+  for (const [name, version] of Object.entries(state.pictures || {})) {
+    const src = `/results/${state.id}/${name}.jpg?${version}`;
+    const image = find(`[data-name=${name}] img`, looks);
+    if (!image)
+      looks.append(make("figure", { data: { name, of: state.id } },
+        make("img", { src, alt: PICTURES[name] }), make("figcaption", {}, PICTURES[name])));
+    else if (image.getAttribute("src") !== src) image.src = src;
   }
 }
 
