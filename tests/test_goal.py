@@ -102,3 +102,30 @@ def test_a_chin_rises_no_farther_than_the_skin_below_it_stretches(smiling, strai
         found = goal.goal(smiling, marks, straight, parts=MOUTH, carry=False)
         moved = (found.new - smiling)[8, 1] / eyes
         assert moved > 0.2 if drop > 0 else moved == pytest.approx(-goal.RISE, abs=0.02)
+
+
+def test_a_mouth_gets_no_narrower_than_at_rest(smiling, straight):
+    """Unless it was, or the driver's is: lips that are pursed."""
+    middle = smiling[[48, 54]].mean(0)
+    far = smiling.copy()
+    far[48:] = middle + (smiling[48:] - middle) * np.array([0.5, 1])
+    marks = np.stack([smiling, far])
+    free = goal.goal(smiling, marks, None, parts=MOUTH)
+    found = goal.goal(smiling, marks, straight, parts=MOUTH, carry=False)
+    assert goal.width(free.new) < goal.NARROW - 0.1
+    wide = min(goal.NARROW, goal.width(straight), goal.width(smiling))
+    assert goal.width(found.new) == pytest.approx(wide, abs=0.01)
+    pursed = straight.copy()
+    pursed[48:] = middle + (straight[48:] - straight[[48, 54]].mean(0)) * np.array([0.5, 1])
+    narrow = goal.goal(smiling, marks, pursed, parts=MOUTH, carry=False)
+    assert goal.width(narrow.new) < wide - 0.05
+
+
+def test_the_corners_of_a_mouth_droop_no_farther_than_one_of_the_two(smiling, straight):
+    sad = smiling.copy()
+    sad[[48, 54, 60, 64]] += np.array([0, 0.3 * align.eye_distance(smiling)])
+    marks = np.stack([smiling, sad])
+    assert goal.droop(goal.goal(smiling, marks, None, parts=MOUTH).new) > goal.droop(straight) + 0.1
+    found = goal.goal(smiling, marks, straight, parts=MOUTH, carry=False)
+    most = max(goal.droop(smiling), goal.droop(straight), goal.LEVEL)
+    assert goal.droop(found.new) <= most + 1e-6

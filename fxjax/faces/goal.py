@@ -34,6 +34,10 @@ NAMES = {
 RISE = 0.04  # relative: what is below the face stays, and more would draw it into streaks
 
 _JAW = np.array([0, 0, 0, 0, 0, 0.25, 0.6, 0.9, 1, 0.9, 0.6, 0.25, 0, 0, 0, 0, 0])
+NARROW = 0.86  # relative width of a mouth: at rest it is .86 to .92 in ten portraits
+LEVEL = (
+    -0.02
+)  # relative: how far below its middle a mouth's corners may come unless two photos say so
 _UPPER, _LOWER = [61, 62, 63], [67, 66, 65]
 
 
@@ -131,7 +135,40 @@ def goal(
     if "mouth" in parts and gap(theirs) < SHUT:
         left = max(0.0, gap(theirs) - TIGHT) - min(OVER, 0.3 * gap(own))
         new = closed(new, left) if share == 1 else new + share * (closed(new, left) - new)
+    if "mouth" in parts:
+        new = _wide(new, min(width(own), width(theirs), NARROW))
+        new = _level(new, max(droop(own), droop(theirs), LEVEL))
     return Goal(own, _held(own, new), share)
+
+
+def width(points: Landmarks) -> float:
+    """How far the corners of the mouth are apart, relative."""
+    return float(np.linalg.norm(points[54] - points[48])) / align.eye_distance(points)
+
+
+def droop(points: Landmarks) -> float:
+    """How far the corners of the mouth are below the middle between the lips, relative."""
+    down, eyes = _down(points)
+    return float((points[[48, 54]].mean(0) - points[[62, 66]].mean(0)) @ down) / eyes
+
+
+def _level(points: Landmarks, most: float) -> Landmarks:
+    """The same with corners of the mouth that droop so far, relative, if they would farther."""
+    down, eyes = _down(points)
+    across = points[54] - points[48]
+    beside = (points[48:] - points[[48, 54]].mean(0)) @ across / (across @ across) * 2
+    new = points.copy()
+    new[48:] -= max(0.0, droop(points) - most) * eyes * np.outer(beside**2, down)
+    return new
+
+
+def _wide(points: Landmarks, least: float) -> Landmarks:
+    """The same with a mouth that is so wide, relative, if it would be narrower."""
+    across = points[54] - points[48]
+    more = max(0.0, least * align.eye_distance(points) / np.linalg.norm(across) - 1)
+    new, along = points.copy(), across / np.linalg.norm(across)
+    new[48:] += more * np.outer((points[48:] - points[[48, 54]].mean(0)) @ along, along)
+    return new
 
 
 def _held(own: Landmarks, new: Landmarks) -> Landmarks:
