@@ -92,6 +92,7 @@ def tune(
     meets a NaN keeps the weights it had before. `told` is given the share that is done.
     """
     width, inputs, parts = 1 if mesh is None else mesh.size, (goal, codes, noise), []
+    one = dataclasses.replace(settings, steps=1)  # how many there are makes no other program
     for first in range(0, len(codes), width):
         some = inputs
         if len(codes) > width:
@@ -99,7 +100,7 @@ def tune(
         place, curves = _begin(generator, some[1], mesh=mesh), []
         while (done := sum(curve.shape[1] for curve in curves)) < settings.steps:
             count = min(PARTS.get(jax.default_backend(), PART), settings.steps - done)
-            place, curve = advance(generator, loss, *some, place, settings, count, mesh=mesh)
+            place, curve = advance(generator, loss, *some, place, one, count, mesh=mesh)
             curves.append(curve)
             if told is not None:
                 jax.block_until_ready(curve)
