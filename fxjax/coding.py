@@ -131,9 +131,9 @@ class Coding(Faces):
         told(0.0)
         goal = invert.embedded(self.loss, jnp.asarray(person.crop.image[None]))
         settings = pivotal.Settings(steps=self.settings.tuning, rate=TUNING_RATE)
-        found = pivotal.tune(self.generator, self.loss, goal, code[None], settings, told=told)
-        found = found.differences
-        return pivotal.apply(self.generator, {name: each[0] for name, each in found.items()})
+        tuning = pivotal.tune(self.generator, self.loss, goal, code[None], settings, told=told)
+        moved = {name: each[0] for name, each in tuning.differences.items()}
+        return pivotal.apply(self.generator, moved)
 
     def refined(
         self,

@@ -15,6 +15,8 @@ pytest.importorskip("starlette.testclient", reason="starlette's test client need
 from starlette.testclient import TestClient
 from webpages import TOKEN, app_of, picture, plain
 
+from fxjax.runs.transfer_flags import read_rows
+from fxjax.transfer_types import Settings
 from fxjax.web import app as addresses
 from fxjax.web import wishes
 from fxjax.web.app import hostname
@@ -258,7 +260,10 @@ def test_numbers_that_json_should_not_have_are_refused(client):
 
 def test_a_wish_as_a_command():
     wish = wishes.read({"quick": False, "covered": True, "face": "all", "strength": 1})
-    assert (wish.steps, wish.rows, wish.strength) == (60, "auto", 1.0)
+    assert (wish.steps, wish.rows, wish.strength) == (40, "auto", 1.0)
+    assert read_rows(wish.rows) is Settings.rows  # full is what the command does
+    for name in ("steps", "tuning", "refine"):
+        assert getattr(wish, name) == getattr(Settings, name), name
     line = wish.command("runs/o'clock", "faces")
     assert line.startswith("python -m experiments.transfer '--appearance=") is False
     assert "--appearance='runs/o'\\''clock/person.png'" in line

@@ -186,7 +186,7 @@ def _advance(
         old = new._replace(weights=place.weights, moments=place.moments)
         return jax.tree.map(lambda a, b: jnp.where(new.stopped, a, b), old, new), value
 
-    if count == 1:
+    if count == 1:  # .44 s at 128 px, where a scan of one takes .72 (a CPU of two cores)
         place, value = step(place, None)
         return place, value[None]
     return jax.lax.scan(step, place, length=count)

@@ -35,9 +35,7 @@ RISE = 0.04  # relative: what is below the face stays, and more would draw it in
 
 _JAW = np.array([0, 0, 0, 0, 0, 0.25, 0.6, 0.9, 1, 0.9, 0.6, 0.25, 0, 0, 0, 0, 0])
 NARROW = 0.86  # relative width of a mouth: at rest it is .86 to .92 in ten portraits
-LEVEL = (
-    -0.02
-)  # relative: how far below its middle a mouth's corners may come unless two photos say so
+LEVEL = -0.02  # relative droop of a mouth's corners that is always allowed
 _UPPER, _LOWER = [61, 62, 63], [67, 66, 65]
 
 

@@ -14,7 +14,7 @@ RANGES = {
     "refine": (0, 1000),
 }
 QUICK = {"steps": 40, "tuning": 20, "refine": 20, "rows": "2-7"}
-FULL = {"steps": 60, "tuning": 60, "refine": 60, "rows": "auto"}
+FULL = {"steps": 40, "tuning": 30, "refine": 40, "rows": "auto"}  # as transfer_types.Settings
 
 
 @dataclasses.dataclass(frozen=True)
