@@ -35,9 +35,9 @@ def test_compiled_programs_are_kept(tmp_path):
     """In the user's cache folder, also if jax has compiled something before."""
     text = """
         import jax, fxjax
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.jit(lambda x: x + 1)(1.0)
         fxjax.load("faces", part="statistics")
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.jit(lambda x: x * 2)(1.0)
     """
     env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
