@@ -21,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: demo test test-web browser test-oldest test-newest lint docs clean
 
 # Gives a face of the shipped generator (of no real person) the expression of a real photo.
-demo: .venv/stamp
+demo: .venv/demo-stamp
 	mkdir -p $(DEMO)
 	$(BIN)/python -c "import skimage.data, skimage.io; \
 		skimage.io.imsave('$(DEMO)/driver.png', skimage.data.astronaut())"
@@ -59,26 +59,32 @@ test-oldest: .venv-oldest/stamp
 test-newest: .venv-newest/stamp
 	.venv-newest/bin/python $(TESTS)
 
-.venv/stamp: pyproject.toml
+# What the demo needs, without the tools of the tests. Bytecode is written as files are first used:
+# for all files of all packages it takes longer than to fetch them.
+.venv/demo-stamp: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fxjax needs Python 3.11 or newer; use make PYTHON=...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[demo]'
+	touch $@
+
+.venv/stamp: .venv/demo-stamp
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev]'
 	touch $@
 
 .venv/docs-stamp: .venv/stamp
-	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[docs]'
 	touch $@
 
 .venv-oldest/stamp: pyproject.toml
 	@test -n "$(PYTHON_OLDEST)" || { echo "make test-oldest: no Python 3.11 found; install it or give PYTHON_OLDEST=..." >&2; exit 1; }
 	$(PYTHON_OLDEST) -m venv .venv-oldest
-	.venv-oldest/bin/python -m pip install --quiet --editable '.[dev]' $(OLDEST)
+	.venv-oldest/bin/python -m pip install --quiet --no-compile --editable '.[dev]' $(OLDEST)
 	touch $@
 
 .venv-newest/stamp: pyproject.toml
 	@test -n "$(PYTHON_NEWEST)" || { echo "make test-newest: no Python 3.12 or newer found; install it or give PYTHON_NEWEST=..." >&2; exit 1; }
 	$(PYTHON_NEWEST) -m venv .venv-newest
-	.venv-newest/bin/python -m pip install --quiet --editable '.[dev]' $(NEWEST)
+	.venv-newest/bin/python -m pip install --quiet --no-compile --editable '.[dev]' $(NEWEST)
 	touch $@
 
 clean:

@@ -14,7 +14,7 @@ from fxjax import sharding
 from fxjax.codes import invert, pivotal, refine, whiten
 from fxjax.faces import align, expression, goal, model, mouth, reader
 from fxjax.faces.located import Faces
-from fxjax.nn.generator import Generator, synthesize
+from fxjax.nn.generator import Generator, drawn
 from fxjax.transfer_types import Located, Progress, Settings, silent
 from fxjax.types import Code, Codes, Images
 
@@ -109,12 +109,7 @@ class Coding(Faces):
     def draw(self, codes: Codes, generator: Generator | None = None) -> Images:
         """The generator's pictures, or those of a `tuned` one, [-1, 1]."""
         chosen = self.generator if generator is None else generator
-        return jnp.concatenate([_draw(chosen, codes[some]) for some in self._chunks(len(codes))])
-
-    def _chunks(self, count: int) -> list[slice]:
-        """Runs of faces that fit into memory together."""
-        size = self._at_once()
-        return [slice(k, k + size) for k in range(0, count, size)]
+        return drawn(chosen, codes, self._at_once())
 
     def _at_once(self) -> int:
         return max(1, AT_ONCE // self.resolution**2)
@@ -155,12 +150,12 @@ class Coding(Faces):
         walk = self.walk.of(generator)
         wish = goal.wish(mouth.landmarks(person), mouth.landmarks(driver), ("mouth",))
         way = goal.AMOUNT * self.settings.strength * wish.share * wish.way
-        drawn = self.draw(own[None], generator)
+        picture = self.draw(own[None], generator)
         around = 1 - align.union([align.region_masks(person.in_crop(), self.resolution)])
         aim = _aim(
             self.loss,
             self.reader,
-            drawn,
+            picture,
             walk.v(own[None]),
             jnp.asarray(around[None], jnp.float32),
             jnp.asarray(way, jnp.float32),
@@ -168,7 +163,7 @@ class Coding(Faces):
                 expression.shipped().reliability * np.where(wish.counts, 1, goal.REST), jnp.float32
             ),
         )
-        move = model.shipped().move(self.marks(drawn[0]), way)
+        move = model.shipped().move(self.marks(picture[0]), way)
         move = (move - move[expression.ANCHORS].mean(0))[refine.MOUTH]
         aim = aim._replace(
             marks=aim.marks + jnp.asarray(move, jnp.float32),
@@ -201,8 +196,3 @@ def _aim(
     wanted = outputs[: len(way)] + way
     place, lead = refine.anchored(marks)[0], jnp.zeros(())
     return refine.Aim(code, outputs, wanted, counts, place, lead, loss.embed(own, around))
-
-
-@jax.jit
-def _draw(generator: Generator, codes: Codes) -> Images:
-    return synthesize(generator, codes)

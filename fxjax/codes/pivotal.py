@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import io
 import json
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -57,17 +58,20 @@ class Settings:
 
 
 class Tuning(NamedTuple):
-    """What to add to the weights by name, what they then draw, and the loss before each step."""
+    """What to add to the weights by name, and the loss before each step."""
 
     differences: dict[str, Array]
-    images: Float[Array, "*batch height width 3"]
     losses: Float[Array, "*batch steps"]
 
 
 class Place(NamedTuple):
-    """Where the tunings are: weights, Adam's moments, steps done, whether a NaN stopped them."""
+    """Where the tunings are: moves, Adam's moments, steps done, whether a NaN stopped them.
 
-    weights: Any
+    The moves are what is added to all weights, as these would be stored at the equalised learning
+    rate, one after another: as one array, Adam is a few programs to compile and not hundreds.
+    """
+
+    moves: Float[Array, "batch weights"]
     moments: Any
     step: Int[Array, " batch"]
     stopped: Bool[Array, " batch"]
@@ -106,16 +110,16 @@ def tune(
                 jax.block_until_ready(curve)
                 told((first + width * (done + count) / settings.steps) / len(codes))
         losses = jnp.concatenate([jnp.zeros((width, 0)), *curves], axis=1)
-        differences, images = _end(generator, *some[1:], place, mesh=mesh)
-        parts.append(Tuning(differences, images, losses))
+        parts.append(Tuning(_end(generator, place, mesh=mesh), losses))
     return parts[0] if len(parts) == 1 else jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
 
 
 @functools.partial(jax.jit, static_argnames=("mesh",))
 def _begin(generator: Generator, codes: Codes, *, mesh: Mesh | None) -> Place:
     def one(generator: Generator, code: Code) -> Place:
-        weights = nnx.state(generator, TUNED)
-        return Place(weights, ADAM.init(weights), jnp.zeros((), jnp.int32), jnp.zeros((), bool))
+        count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(generator, TUNED)))
+        moves = jnp.zeros((count,), jnp.float32)
+        return Place(moves, ADAM.init(moves), jnp.zeros((), jnp.int32), jnp.zeros((), bool))
 
     return _each(one, mesh, (generator,), (codes,))
 
@@ -154,14 +158,13 @@ def _advance(
     goal = jax.tree.map(lambda a: a[None], goal)
     if noise is not None:
         original = invert.with_noise(original, noise)
-    graph, _, rest = nnx.split(original, TUNED, ...)
-    scales = nnx.state(update_scales(original, 0.0), TUNED)
+    graph, weights, rest = nnx.split(original, TUNED, ...)
 
     def draw(generator: Generator, code: Code) -> Images:
         return invert.draw(generator, code[None], remat=settings.remat)
 
-    def value_of(weights: Any, step: Array) -> Float[Array, ""]:
-        tuned = nnx.merge(graph, weights, rest)
+    def value_of(parts: list[Array], step: Array) -> Float[Array, ""]:
+        tuned = nnx.merge(graph, _moved(weights, _added(original, parts)), rest)
         value = loss.distance(loss.embed(draw(tuned, code)), goal)[0]
         if settings.locality:
             near = _near(original, code, step, settings.reach)
@@ -171,19 +174,14 @@ def _advance(
         return value
 
     def step(place: Place, _: None) -> tuple[Place, Float[Array, ""]]:
-        value, slopes = jax.value_and_grad(value_of)(place.weights, place.step)
-        # Adam on weights as they would be stored at the equalised learning rate.
-        slopes = jax.tree.map(lambda slope, scale: slope * scale, slopes, scales)
-        steps, moments = ADAM.update(slopes, place.moments)
-        weights = jax.tree.map(
-            lambda x, step, scale: x - (settings.rate * scale * step).astype(x.dtype),
-            place.weights, steps, scales,
-        )  # fmt: skip
-        finite = jnp.isfinite(value)
-        for leaf in jax.tree.leaves(weights):
-            finite &= jnp.all(jnp.isfinite(leaf))
-        new = Place(weights, moments, place.step + 1, place.stopped | ~finite)
-        old = new._replace(weights=place.weights, moments=place.moments)
+        parts = _split(original, place.moves)
+        value, slopes = jax.value_and_grad(value_of)(parts, place.step)
+        slope = jnp.concatenate([each.ravel() for each in slopes])
+        steps, moments = ADAM.update(slope, place.moments)
+        moves = place.moves - settings.rate * jnp.asarray(steps)
+        finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(moves))
+        new = Place(moves, moments, place.step + 1, place.stopped | ~finite)
+        old = new._replace(moves=place.moves, moments=place.moments)
         return jax.tree.map(lambda a, b: jnp.where(new.stopped, a, b), old, new), value
 
     if count == 1:  # .44 s at 128 px, where a scan of one takes .72 (a CPU of two cores)
@@ -193,27 +191,36 @@ def _advance(
 
 
 @functools.partial(jax.jit, static_argnames=("mesh",))
-def _end(
+def _end(generator: Generator, place: Place, *, mesh: Mesh | None) -> dict[str, Array]:
+    def one(generator: Generator, place: Place) -> dict[str, Array]:
+        added = _added(generator, _split(generator, place.moves))
+        return {name: value.astype(jnp.float16) for name, value in added.items()}
+
+    return _each(one, mesh, (generator,), (place,))
+
+
+@functools.partial(jax.jit, static_argnames=("mesh",))
+def pictures(
     generator: Generator,
     codes: Codes,
-    noise: Sequence[Array | np.ndarray] | None,
-    place: Place,
+    differences: Mapping[str, Array],
     *,
-    mesh: Mesh | None,
-) -> tuple[dict[str, Array], Float[Array, "batch height width 3"]]:
-    """What to add to the weights, and what they then draw."""
+    noise: Sequence[Array | np.ndarray] | None = None,
+    mesh: Mesh | None = None,
+) -> Images:
+    """What the tuned weights draw: by the differences as they are kept, so anyone can again."""
 
-    def one(original: Any, code: Code, noise: Any, place: Place) -> Any:
+    def one(generator: Any, code: Code, noise: Any, differences: Any) -> Any:
         if noise is not None:
-            original = invert.with_noise(original, noise)
-        pairs = zip(_named(nnx.state(original, TUNED)), _named(place.weights), strict=True)
-        differences = {
-            name: (after - before).astype(jnp.float16) for (name, before), (_, after) in pairs
-        }
-        # Drawn with what is kept, so that it is the picture that anyone can draw again.
-        return differences, invert.draw(apply(original, differences), code[None], remat=False)[0]
+            generator = invert.with_noise(generator, noise)
+        graph, weights, rest = nnx.split(generator, TUNED, ...)
+        tuned = nnx.merge(graph, _moved(weights, differences), rest)
+        return invert.draw(tuned, code[None], remat=False)[0]
 
-    return _each(one, mesh, (generator,), (codes, noise, place))
+    if mesh is None and len(codes) > 1:
+        split = (codes, noise, differences)
+        return jax.lax.map(lambda each: one(generator, *each), split)
+    return _each(one, mesh, (generator,), (codes, noise, differences))
 
 
 def _each(one: Callable[..., Any], mesh: Mesh | None, whole: Any, split: Any) -> Any:
@@ -239,6 +246,31 @@ def _near(generator: Generator, code: Code, step: Array, reach: float) -> Code:
     return code + reach * way / (jnp.linalg.norm(way) + 1e-8)
 
 
+def _split(generator: Generator, moves: Float[Array, " weights"]) -> list[Array]:
+    """The moves of each weight."""
+    shapes = [value.shape for _, value in _named(nnx.state(generator, TUNED))]
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    parts = jnp.split(moves, ends[:-1])
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def _added(generator: Generator, parts: Sequence[Array]) -> dict[str, Array]:
+    """What is to be added to each weight."""
+    scales = _named(nnx.state(update_scales(generator, 0.0), TUNED))
+    return {name: scale * part for (name, scale), part in zip(scales, parts, strict=True)}
+
+
+def _moved(weights: Any, differences: Mapping[str, np.ndarray | Array]) -> Any:
+    """The weights with what is added to them, as precise as they were."""
+
+    def moved(path: tuple, variable: nnx.Variable) -> nnx.Variable:
+        old = variable.get_value()
+        new = old.astype(jnp.float32) + differences["/".join(map(str, path))].astype(jnp.float32)
+        return variable.replace(new.astype(old.dtype))
+
+    return nnx.map_state(moved, weights)
+
+
 def _named(state: Any) -> list[tuple[str, Array]]:
     return [
         ("/".join(map(str, path)), variable.get_value())
@@ -251,8 +283,7 @@ def apply(generator: Module, differences: Mapping[str, np.ndarray | Array]) -> M
 
     Raises ValueError unless they are exactly those of all its synthesis weights.
     """
-    graph, weights, rest = nnx.split(generator, TUNED, ...)
-    wanted = {name: value.shape for name, value in _named(weights)}
+    wanted = {name: value.shape for name, value in _named(nnx.state(generator, TUNED))}
     given = {name: array.shape for name, array in differences.items()}
     if wanted != given:
         odd = sorted(name for name in wanted | given if wanted.get(name) != given.get(name))
@@ -261,12 +292,13 @@ def apply(generator: Module, differences: Mapping[str, np.ndarray | Array]) -> M
             f"such as {odd[0]}"
         )
 
-    def moved(path: tuple, variable: nnx.Variable) -> nnx.Variable:
-        old = variable.get_value()
-        new = old.astype(jnp.float32) + differences["/".join(map(str, path))].astype(jnp.float32)
-        return variable.replace(new.astype(old.dtype))
+    return _applied(generator, dict(differences))
 
-    return nnx.merge(graph, nnx.map_state(moved, weights), rest)
+
+@jax.jit
+def _applied(generator: Module, differences: Mapping[str, Array]) -> Module:
+    graph, weights, rest = nnx.split(generator, TUNED, ...)
+    return nnx.merge(graph, _moved(weights, differences), rest)
 
 
 def save(

@@ -20,7 +20,7 @@ from fxjax import metrics, sharding
 from fxjax.codes import invert, mix
 from fxjax.codes.mix import Groups
 from fxjax.losses import Weights, shrink
-from fxjax.nn.generator import Generator
+from fxjax.nn.generator import Generator, drawn
 from fxjax.score import Goals, Judge, goals, score, weighted
 from fxjax.sharding import free_memory, halved, widest
 from fxjax.types import Code, Codes, Images
@@ -160,8 +160,13 @@ def _draw_and_score(
 
 
 def score_codes(case: Case, codes: Codes) -> Float[np.ndarray, "batch 2"]:
-    """(E, A) of any codes, all drawn at once."""
-    return np.asarray(_draw_and_score(case.generator, case.goals, codes))
+    """(E, A) of any codes, all scored at once."""
+    return np.asarray(_score(case.goals, drawn(case.generator, codes, len(codes))))
+
+
+@jax.jit
+def _score(goals: Goals, images: Images) -> Float[Array, "batch 2"]:
+    return score(goals, images)
 
 
 @jax.jit
@@ -213,7 +218,7 @@ def case_of(
     if readout is not None:
         generator = generator.at(readout)
     codes = jnp.stack([person, expression])[:, : len(generator.rows)]
-    images = _pictures(generator, codes)
+    images = drawn(generator, codes, len(codes))
     judge = judge if size is None else judge.at(size)
     side = images.shape[1]
     maps = [w if w is None else shrink(w, side) for w in (weights, appearance_weights)]
@@ -230,11 +235,6 @@ def refine(
     best = order(exact, weight)
     agreement = metrics.rank_correlation(total(scores[numbers], weight), total(exact, weight))
     return Refined(numbers[best], exact[best], agreement)
-
-
-@jax.jit
-def _pictures(generator: Generator, codes: Float[Array, "batch rows dim"]) -> Images:
-    return mix.pictures(generator, codes)
 
 
 def joint(case: Case, *, weight: float, steps: int = 300, rate: float = 0.05) -> Code:

@@ -349,7 +349,8 @@ class Tuner:
             tuning = pivotal.tune(
                 generator, loss, goal, codes, self.settings, noise=noise, mesh=mesh
             )
-            pictures, distances, lpips = compare(loss, judge, goal, tuning.images, placed)
+            drawn = pivotal.pictures(generator, codes, tuning.differences, noise=noise, mesh=mesh)
+            pictures, distances, lpips = compare(loss, judge, goal, drawn, placed)
             curves = np.asarray(tuning.losses)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):

@@ -283,7 +283,8 @@ def reconstruct(
             tuned = pivotal.tune(
                 generator, loss, goal, codes, pivotal.Settings(steps=plan.tuning), noise=noise
             )
-            drawn, curve = tuned.images, jnp.concatenate([curve, tuned.losses], axis=1)
+            drawn = pivotal.pictures(generator, codes, tuned.differences, noise=noise)
+            curve = jnp.concatenate([curve, tuned.losses], axis=1)
         else:
             drawn = jax.jit(synthesize)(generator, codes)
         pictures.append(np.asarray(images.to_uint8(drawn))[: len(part)])
