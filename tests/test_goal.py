@@ -129,3 +129,29 @@ def test_the_corners_of_a_mouth_droop_no_farther_than_one_of_the_two(smiling, st
     found = goal.goal(smiling, marks, straight, parts=MOUTH, carry=False)
     most = max(goal.droop(smiling), goal.droop(straight), goal.LEVEL)
     assert goal.droop(found.new) <= most + 1e-6
+
+
+def test_lips_keep_their_area(smiling, straight):
+    """Where a drawing has hardly any when a mouth closes; lips that are full are left alone."""
+    thin = straight.copy()
+    middle = straight[60:68].mean(0)
+    thin[48:60] = middle + (thin[48:60] - middle) * np.array([1, 0.2])
+    marks = np.stack([smiling, thin])
+    area = lambda points: np.array(goal.lips(points)) * goal.width(points)
+    free = goal.goal(smiling, marks, None, parts=MOUTH)
+    assert (area(free.new) < 0.5 * area(smiling)).all()
+    found = goal.goal(smiling, marks, thin, parts=MOUTH, carry=False)
+    np.testing.assert_allclose(area(found.new), goal.FULL * area(smiling), rtol=0.02)
+    full = straight.copy()
+    full[48:60] = middle + (full[48:60] - middle) * np.array([1, 2.5])
+    found = goal.goal(smiling, np.stack([smiling, full]), full, parts=MOUTH, carry=False)
+    assert (area(found.new) > goal.FULL * area(smiling) + 0.01).all()
+
+
+def test_of_lips_that_overlap_each_shows_its_part(straight):
+    """They meet in the middle of what overlaps."""
+    over = straight.copy()
+    eyes = align.eye_distance(straight)
+    over[[61, 62, 63], 1] += 0.02 * eyes
+    over[[65, 66, 67], 1] -= 0.02 * eyes
+    np.testing.assert_allclose(goal.lips(over), goal.lips(straight), atol=0.003)

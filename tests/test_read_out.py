@@ -26,6 +26,9 @@ def test_its_pictures_are_the_earlier_ones_in_the_larger_ones_colours(model, tmp
     large, small = fxjax.load(model), fxjax.load(dst)
     assert (small.resolution, len(small.rows)) == (16, 6)
     np.testing.assert_array_equal(small.w_mean[...], large.w_mean[...])
+    kept, given = (fxjax.load(folder, part="statistics") for folder in (dst, model))
+    np.testing.assert_array_equal(kept.covariance[...], given.covariance[...])
+    np.testing.assert_array_equal(kept.mean[...], given.mean[...])
     z = jax.random.normal(jax.random.fold_in(jax.random.key(0), 0), (16, 8))  # those compared
     codes = generators.codes(large, z)
     whole = np.asarray(generators.synthesize(large, codes))

@@ -3,7 +3,8 @@
     python -m experiments.making.read_out --model=runs/faces256/export --dst=runs/faces128
 
 A skip generator sums a picture at each size, so its first rows are a generator of fewer pixels.
-What the later rows add to the mean colour goes into the bias of the last ToRGB.
+What the later rows add to the mean colour goes into the bias of the last ToRGB. The statistics of w
+are the same: they come along if the model has them.
 """
 
 import dataclasses
@@ -50,10 +51,17 @@ def main(config: Config) -> None:
     halved = checkpoint.halved(small) | {"w_mean": np.asarray(flat["w_mean"])}
     old = card["parts"]["generator"]["architecture"]
     widths = old["widths"][: len(small.rows) // 2]
+    parts = {"generator": (old | {"resolution": config.size, "widths": widths}, halved)}
+    if "statistics" in card["parts"]:
+        statistics = checkpoint.flatten(load(config.model, part="statistics"))
+        parts["statistics"] = (
+            card["parts"]["statistics"]["architecture"],
+            {name: np.asarray(array) for name, array in statistics.items()},
+        )
     checkpoint.save_model(
         config.dst,
         card["kind"],
-        {"generator": (old | {"resolution": config.size, "widths": widths}, halved)},
+        parts,
         {key: card[key] for key in ("images", "data", "settings") if key in card},
         overwrite=True,
     )

@@ -254,7 +254,7 @@ def _split(generator: Generator, moves: Float[Array, " weights"]) -> list[Array]
     return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def _added(generator: Generator, parts: Sequence[Array]) -> dict[str, Array]:
+def _added(generator: Any, parts: Sequence[Array]) -> dict[str, Array]:
     """What is to be added to each weight."""
     scales = _named(nnx.state(update_scales(generator, 0.0), TUNED))
     return {name: scale * part for (name, scale), part in zip(scales, parts, strict=True)}

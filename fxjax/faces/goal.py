@@ -36,6 +36,7 @@ RISE = 0.04  # relative: what is below the face stays, and more would draw it in
 _JAW = np.array([0, 0, 0, 0, 0, 0.25, 0.6, 0.9, 1, 0.9, 0.6, 0.25, 0, 0, 0, 0, 0])
 NARROW = 0.86  # relative width of a mouth: at rest it is .86 to .92 in ten portraits
 LEVEL = -0.02  # relative droop of a mouth's corners that is always allowed
+FULL = 0.95  # of a lip's area: so much is left of it at least
 _UPPER, _LOWER = [61, 62, 63], [67, 66, 65]
 
 
@@ -136,6 +137,7 @@ def goal(
     if "mouth" in parts:
         new = _wide(new, min(width(own), width(theirs), NARROW))
         new = _level(new, max(droop(own), droop(theirs), LEVEL))
+        new = _full(own, new)
     return Goal(own, _held(own, new), share)
 
 
@@ -158,6 +160,27 @@ def _level(points: Landmarks, most: float) -> Landmarks:
     new = points.copy()
     new[48:] -= max(0.0, droop(points) - most) * eyes * np.outer(beside**2, down)
     return new
+
+
+def lips(points: Landmarks) -> tuple[float, float]:
+    """How high the upper and the lower lip are in the middle, relative; to where they meet."""
+    down, eyes = _down(points)
+    upper, lower = points[_UPPER], points[_LOWER]
+    over = np.minimum((lower - upper) @ down, 0) / 2  # where they overlap, half of it is seen
+    high = (upper - points[50:53]) @ down + over
+    low = (points[[58, 57, 56]] - lower) @ down + over
+    return float(high.mean()) / eyes, float(low.mean()) / eyes
+
+
+def _full(own: Landmarks, new: Landmarks) -> Landmarks:
+    """The same with lips as high as keep their area, which gets no less as a mouth narrows."""
+    down, eyes = _down(new)
+    least = FULL * np.array(lips(own)) * width(own) / width(new)
+    upper, lower = np.maximum(least - lips(new), 0) * eyes
+    full = new.copy()
+    full[49:54] -= upper * np.outer([0.5, 1, 1, 1, 0.5], down)
+    full[55:60] += lower * np.outer([0.5, 1, 1, 1, 0.5], down)
+    return full
 
 
 def _wide(points: Landmarks, least: float) -> Landmarks:
