@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 from scipy.special import stdtrit
-from scipy.stats import spearmanr
 
 from fxjax.losses import Normalized
 from fxjax.nn.vgg16 import VGG16, Heads
@@ -92,6 +91,8 @@ def rank_correlation(a: Float[np.ndarray, " count"], b: Float[np.ndarray, " coun
     """Spearman's: 1 for the same order, -1 for the opposite; NaN if one is constant."""
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return math.nan
+    from scipy.stats import spearmanr  # takes three seconds to import, and is seldom called
+
     return float(np.asarray(spearmanr(a, b))[0])
 
 

@@ -182,3 +182,18 @@ def test_skin_and_hair_that_move_are_no_other_colour(face):
     assert (
         "skin discoloured" in verdict.judge(before, drawn[1], own, own, own, own, ("mouth",)).words
     )
+
+
+def test_lips_that_got_thin_are_seen(face):
+    """By their area: lips are as high as they were where a mouth is as wide."""
+    own = face[1]
+    thin = own.copy()
+    for inner, outer in ((slice(61, 64), slice(50, 53)), ([67, 66, 65], [58, 57, 56])):
+        thin[outer] = own[inner] + 0.5 * (own[outer] - own[inner])
+    assert judged(face).figures["lips"] == pytest.approx(1)
+    found = judged(face, seen=thin)
+    assert found.figures["lips"] == pytest.approx(0.5, abs=0.02)
+    assert "lips lost" in found.words
+    wide = own.copy()
+    wide[48:] = own[51] + (own[48:] - own[51]) * [1.3, 0.8]  # a smile draws lips out
+    assert "lips lost" not in judged(face, seen=wide).words

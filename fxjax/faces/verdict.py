@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 
 from fxjax.faces import align
 from fxjax.faces.align import Landmarks
-from fxjax.faces.goal import apart, gap, opening
+from fxjax.faces.goal import apart, gap, lips, opening, width
 
 WHOLE = "looks whole"
 SIDE = 256  # pixels of the crops that are looked at
@@ -23,7 +23,9 @@ MOVED = 0.08  # of the side
 SOFT = 0.6  # of the gradients' energy
 ASKEW = 7.0  # degrees
 REACHED = 0.2
-FADED, PAINTED = 9.0, 4.0  # of CIELAB: lips lose so much of their red to skin, or gain
+FADED, PAINTED = 4.5, 4.0  # of CIELAB: lips lose so much of their red to skin, or gain
+PALE = 0.45  # and they lose so much of what they had
+THIN = 0.68  # of the lips' area that is left
 GLARING, FLESH = 40.0, 16.0  # of CIELAB, beside skin; in unchanged photos up to 37 and 15
 
 UPPER = [48, 49, 50, 51, 52, 53, 54, 64, 63, 62, 61, 60]
@@ -78,6 +80,7 @@ def judge(
         "askew": abs(_slant(seen) - _slant(own)),
         "reached": _reached(seen, own, theirs, parts),
         "faded": red - _red(after, seen),
+        "lips": _area(seen) / max(_area(own), 1e-3),
         **_teeth(after, seen, own, red),
     }
     words = []
@@ -89,7 +92,7 @@ def judge(
         words.append("blurred")
     if figures["askew"] > ASKEW:
         words.append("mouth askew")
-    if figures["faded"] > FADED:
+    if figures["faded"] > max(FADED, PALE * red) or figures["lips"] < THIN:
         words.append("lips lost")
     if figures["faded"] < -PAINTED:
         words.append("lips of another colour")
@@ -165,6 +168,11 @@ def _red(crop: Crop, points: Landmarks) -> float:
     if not skin.any() or not all(lip.any() for lip in lips):
         return 0.0
     return float(np.mean([red[lip].mean() for lip in lips]) - np.median(red[skin]))
+
+
+def _area(points: Landmarks) -> float:
+    """The area of both lips, in squares of the distance between the eyes."""
+    return sum(lips(points)) * width(points)
 
 
 def _teeth(after: Crop, seen: Landmarks, own: Landmarks, lips: float) -> dict[str, float]:
