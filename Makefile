@@ -17,6 +17,9 @@ BIN := .venv/bin
 DEMO := runs/demo
 TESTS := -m pytest -n 2 --dist loadfile --durations=20 -m "not slow"
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Bytecode is written as files are first used, also where images of containers forbid it: pip would
+# write that of all packages' files, which takes longer than to fetch them.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-web browser test-oldest test-newest lint docs clean
 
@@ -59,8 +62,7 @@ test-oldest: .venv-oldest/stamp
 test-newest: .venv-newest/stamp
 	.venv-newest/bin/python $(TESTS)
 
-# What the demo needs, without the tools of the tests. Bytecode is written as files are first used:
-# for all files of all packages it takes longer than to fetch them.
+# What the demo needs, without the tools of the tests.
 .venv/demo-stamp: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fxjax needs Python 3.11 or newer; use make PYTHON=...")'
 	$(PYTHON) -m venv .venv
