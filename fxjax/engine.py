@@ -70,8 +70,7 @@ class Engine(Coding, Ranking):
         self.walk = whiten.of(model, self.generator)
         mean = self.draw(invert.mean_codes(self.generator, 1))
         size = losses.feature_size(self.generator.resolution)
-        coarse = losses.balanced(self.features, LAYERS, mean, size=size)
-        self.loss = losses.Sum([coarse, losses.Pixels()], (1.0, 1.0))
+        self.loss = losses.inverting(self.features, LAYERS, mean, size=size)
         self.prepare(mean)
 
     def hidden(self, face: Located) -> bool:

@@ -126,6 +126,26 @@ def balanced(features: VGG16, layers: Sequence[str], images: Images, size: int =
     return Perceptual(features, layers, _mean_squares(found), size)
 
 
+def inverting(
+    features: VGG16,
+    layers: Sequence[str],
+    images: Images,
+    *,
+    size: int = 256,
+    weights: tuple[float, float] = (1.0, 1.0),
+) -> Any:
+    """What inversions are by: `balanced` features and pixels, by their weights; 0 leaves one out.
+
+    Raises ValueError if both are 0, KeyError for unknown layers.
+    """
+    if not any(weights):
+        raise ValueError("features and pixels both weigh 0: nothing is left to invert by")
+    if not weights[0]:
+        return Pixels()
+    perceptual = balanced(features, layers, images, size)
+    return Sum([perceptual, Pixels()], weights) if weights[1] else perceptual
+
+
 def balanced_gram(
     features: VGG16, images: Images, layers: Sequence[str] = GRAM_LAYERS, size: int = 256
 ) -> "Gram":

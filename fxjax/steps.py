@@ -1,11 +1,13 @@
 """Shows how far a long job is: its step, the share that is done, and the time left."""
 
+import importlib
+import importlib.util
 import math
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sized
-from typing import TextIO, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sized
+from typing import Any, TextIO, TypeVar
 
 Item = TypeVar("Item")
 
@@ -133,6 +135,15 @@ def each(
         for number, item in enumerate(items):
             told(step, number / count if count else 0.0)
             yield item
+
+
+def board(folder: str, instead: str, say: Callable[[str], object] = print, **options: Any) -> Any:
+    """A writer of scalars for TensorBoard; None, and a line that says so, without tensorboardX."""
+    if importlib.util.find_spec("tensorboardX") is None:
+        say(f"no scalars for TensorBoard: pip install tensorboardX ({instead})")
+        return None
+    module = importlib.import_module("tensorboardX")  # optional, and slow to import
+    return module.SummaryWriter(folder, **options)
 
 
 def _clock(seconds: float) -> str:

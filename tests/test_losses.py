@@ -101,3 +101,16 @@ def test_shrinking_is_by_area() -> None:
     np.testing.assert_array_equal(losses.shrink(a, 256), a)
     with pytest.raises(ValueError, match="cannot be averaged"):
         losses.shrink(a, 12)
+
+
+def test_what_inversions_are_by_leaves_out_what_weighs_nothing():
+    features = VGG16((8, 8), rngs=nnx.Rngs(0))
+    images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)), jnp.float32)
+    make = lambda *weights: losses.inverting(features, ("block1_conv2",), images, weights=weights)
+    assert isinstance(make(0.0, 1.0), losses.Pixels)
+    alone, both = make(1.0, 0.0), make(2.0, 3.0)
+    far = lambda loss: loss.distance(loss.embed(images[:1]), loss.embed(images[1:]))
+    pixels = losses.Pixels()
+    np.testing.assert_allclose(far(both), 2 * far(alone) + 3 * far(pixels), rtol=1e-5)
+    with pytest.raises(ValueError, match="nothing is left"):
+        make(0.0, 0.0)

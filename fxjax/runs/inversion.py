@@ -19,7 +19,7 @@ from etils import epath
 from fxjax import checkpoint, files, load, losses, metrics, sharding, zoo
 from fxjax.codes import invert, pivotal, whiten
 from fxjax.images import contact_sheet, load_image
-from fxjax.nn.generator import Generator, synthesize
+from fxjax.nn.generator import Generator, drawn
 from fxjax.runs import inverted, journal, worklist
 from fxjax.runs.descent import Found, Models, Search, Tuner
 from fxjax.runs.inverted import Row
@@ -184,11 +184,10 @@ def make_loss(generator: Generator, features: Any, config: Config) -> Any:
     kind = kind_of(config)
     if kind == "pixels":
         return losses.Pixels()
-    mean = jax.jit(synthesize)(generator, invert.mean_codes(generator, 1))
-    perceptual = losses.balanced(features, config.layers, mean, size=config.feature_size)
-    if kind == "perceptual":
-        return perceptual
-    return losses.Sum([perceptual, losses.Pixels()], (1.0, config.pixel_weight))
+    mean = drawn(generator, invert.mean_codes(generator, 1), 1)
+    weights = (1.0, 0.0 if kind == "perceptual" else config.pixel_weight)
+    size = config.feature_size
+    return losses.inverting(features, config.layers, mean, size=size, weights=weights)
 
 
 def check_start(config: Config, search: Search, entries: Sequence[Entry]) -> None:

@@ -1,11 +1,9 @@
 """The results of an inversion: a row for each face, its files, the table and the report."""
 
 import functools
-import importlib
-import importlib.util
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -47,7 +45,10 @@ class Progress(steps.Counted):
         faces = sum(entry.status == OK for entry in entries)
         mine = range(batch * jax.process_index(), faces, batch * jax.process_count())
         super().__init__("invert", sum(min(batch, faces - first) for first in mine), "images")
-        self.board = _board(out) if tensorboard else None
+        self.board = None
+        if tensorboard:
+            folder = f"{out}/tensorboard/{jax.process_index()}"
+            self.board = steps.board(folder, "curves/*.csv has them too")
 
     def __exit__(self, *_: object):
         """Clears the line, and closes what TensorBoard reads."""
@@ -61,14 +62,6 @@ class Progress(steps.Counted):
             for step, value in enumerate(curve):
                 self.board.add_scalar(f"loss/{row.name}", float(value), step)
             self.board.flush()
-
-
-def _board(out: epath.Path) -> Any:
-    if importlib.util.find_spec("tensorboardX") is None:
-        print("no scalars for TensorBoard: pip install tensorboardX (curves/*.csv has them too)")
-        return None
-    module = importlib.import_module("tensorboardX")  # optional, and slow to import
-    return module.SummaryWriter(f"{out}/tensorboard/{jax.process_index()}")
 
 
 def read_rows(out: epath.Path, first: int) -> list[Row] | None:

@@ -253,13 +253,9 @@ class InversionPlan:
 
 def make_loss(features: VGG16, faces: FaceData, plan: InversionPlan) -> Any:
     """Pixels and features, each layer by its mean square over 16 pictures trained on."""
-    if not plan.feature_weight:
-        return losses.Pixels()
-    some = np.flatnonzero(faces.weights > 0)[:16]
-    scaled = losses.balanced(features, plan.layers, as_images(faces.small[some]))
-    if not plan.pixel_weight:
-        return scaled
-    return losses.Sum([scaled, losses.Pixels()], (plan.feature_weight, plan.pixel_weight))
+    some = as_images(faces.small[np.flatnonzero(faces.weights > 0)[:16]])
+    weights = (plan.feature_weight, plan.pixel_weight)
+    return losses.inverting(features, plan.layers, some, weights=weights)
 
 
 def reconstruct(

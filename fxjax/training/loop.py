@@ -3,8 +3,6 @@
 import collections
 import contextlib
 import dataclasses
-import importlib
-import importlib.util
 import json
 import signal
 import time
@@ -19,7 +17,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
-from fxjax import checkpoint, files, sharding, tables
+from fxjax import checkpoint, files, sharding, steps, tables
 
 State = TypeVar("State")
 Tree = TypeVar("Tree")
@@ -190,11 +188,8 @@ class Log:
         self.board = None
         if jax.process_index():
             return
-        if importlib.util.find_spec("tensorboardX") is None:
-            say("no tensorboardX here: scalars go to metrics.csv alone")
-        else:
-            writer = importlib.import_module("tensorboardX").SummaryWriter  # slow to import
-            self.board = writer(f"{job.out}/tensorboard", purge_step=first)
+        folder = f"{job.out}/tensorboard"
+        self.board = steps.board(folder, "metrics.csv has them too", say, purge_step=first)
 
     def write(self, count: int, metrics: dict[str, float | int]) -> None:
         """Logs the metrics of the step after which `count` were seen."""
