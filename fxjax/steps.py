@@ -137,13 +137,22 @@ def each(
             yield item
 
 
-def board(folder: str, instead: str, say: Callable[[str], object] = print, **options: Any) -> Any:
-    """A writer of scalars for TensorBoard; None, and a line that says so, without tensorboardX."""
+def board(
+    folder: str,
+    instead: str,
+    say: Callable[[str], object] = print,
+    *,
+    first: int | None = None,
+) -> Any:
+    """A writer of scalars for TensorBoard; None, and a line that says so, without tensorboardX.
+
+    What an earlier run wrote of step `first` and later ones is no longer shown.
+    """
     if importlib.util.find_spec("tensorboardX") is None:
         say(f"no scalars for TensorBoard: pip install tensorboardX ({instead})")
         return None
     module = importlib.import_module("tensorboardX")  # optional, and slow to import
-    return module.SummaryWriter(folder, **options)
+    return module.SummaryWriter(folder, purge_step=first)
 
 
 def _clock(seconds: float) -> str:

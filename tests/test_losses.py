@@ -103,9 +103,8 @@ def test_shrinking_is_by_area() -> None:
         losses.shrink(a, 12)
 
 
-def test_what_inversions_are_by_leaves_out_what_weighs_nothing():
-    features = VGG16((8, 8), rngs=nnx.Rngs(0))
-    images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)), jnp.float32)
+def test_what_inversions_are_by_leaves_out_what_weighs_nothing(features: VGG16) -> None:
+    images = pictures(2)
     make = lambda *weights: losses.inverting(features, ("block1_conv2",), images, weights=weights)
     assert isinstance(make(0.0, 1.0), losses.Pixels)
     alone, both = make(1.0, 0.0), make(2.0, 3.0)

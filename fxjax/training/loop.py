@@ -189,7 +189,7 @@ class Log:
         if jax.process_index():
             return
         folder = f"{job.out}/tensorboard"
-        self.board = steps.board(folder, "metrics.csv has them too", say, purge_step=first)
+        self.board = steps.board(folder, "metrics.csv has them too", say, first=first)
 
     def write(self, count: int, metrics: dict[str, float | int]) -> None:
         """Logs the metrics of the step after which `count` were seen."""
