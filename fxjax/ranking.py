@@ -19,7 +19,6 @@ from fxjax.transfer_types import Located, Progress, Ranked, Settings
 from fxjax.types import Code, Images
 
 MOST_MASKS = {"cpu": 2**10}  # if all rows have more, those that decide are searched: 18 have 2**18
-DECIDE = (2, 7)  # rows from 8 to 32 px: earlier ones carry the pose, later ones colours and texture
 RESCORED = 64  # masks that are scored again at full size
 POSE = 3  # rows 0 to 2, up to 8 pixels, carry the pose
 HALF = 0.5  # of the way that is left, E, of a mask that moves at least half of the way
@@ -57,7 +56,7 @@ class Ranking(Faces):
         searched = self._searched()
         self.groups = mix.free_rows(0, searched - 1)
         if self._few:
-            self.groups = mix.free_rows(*DECIDE)
+            self.groups = mix.free_rows(*mix.DECIDE)
         elif isinstance(self.settings.rows, tuple):
             mix.check_groups(self.settings.rows, searched)
             self.groups = self.settings.rows
@@ -91,7 +90,7 @@ class Ranking(Faces):
         """What the search leaves out that it could try, in words; nothing if it tries all."""
         if self.settings.mask is not None or not self._few:
             return ""
-        first, last = DECIDE
+        first, last = mix.DECIDE
         return (
             f"{2 ** len(self.groups):,} of {2 ** self._searched():,} masks are tried, as this is a "
             f"CPU: rows {first} to {last} decide, the others stay the person's; rows=all tries all"

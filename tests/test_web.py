@@ -15,6 +15,7 @@ pytest.importorskip("starlette.testclient", reason="starlette's test client need
 from starlette.testclient import TestClient
 from webpages import TOKEN, app_of, picture, plain
 
+from fxjax.codes import mix
 from fxjax.runs.transfer_flags import read_rows
 from fxjax.transfer_types import Settings
 from fxjax.web import app as addresses
@@ -259,6 +260,7 @@ def test_numbers_that_json_should_not_have_are_refused(client):
 
 
 def test_a_wish_as_a_command():
+    assert wishes.QUICK["rows"] == "{}-{}".format(*mix.DECIDE)
     wish = wishes.read({"quick": False, "covered": True, "face": "all", "strength": 1})
     assert (wish.steps, wish.rows, wish.strength) == (40, "auto", 1.0)
     assert read_rows(wish.rows) is Settings.rows  # full is what the command does

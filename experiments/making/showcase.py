@@ -41,7 +41,7 @@ class Config:
 def main(config: Config) -> None:
     """Transfers and writes both pictures."""
     wanted = [pair.partition("<")[::2] for pair in config.pairs.split(",")]
-    made = engine.Engine("faces", settings=Settings(rows=mix.free_rows(2, 7)))
+    made = engine.Engine("faces", settings=Settings(rows=mix.free_rows(*mix.DECIDE)))
     columns, film = [], []
     for number, (person, driver) in enumerate(wanted):
         (found,) = made(sample(person), sample(driver))

@@ -20,6 +20,10 @@ from fxjax.types import Code, Codes, Images
 Groups = tuple[tuple[int, ...], ...]
 """Free rows: each group shares one bit. Rows in no group come from the person's code."""
 
+DECIDE = (2, 7)
+"""The first and last of the rows that carry an expression, from 8 to 32 px: earlier ones carry the
+pose, later ones colours and texture."""
+
 Score = Callable[[Any, Images], Float[Array, "batch scores"]]
 """Scores pictures; the first argument is what else it needs (a pytree, passed through jit)."""
 

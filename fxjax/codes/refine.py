@@ -21,7 +21,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from fxjax.codes import invert
+from fxjax.codes import invert, mix
 from fxjax.faces.expression import ANCHORS, TURN
 from fxjax.losses import Embedding, Loss
 from fxjax.types import Codes, Images
@@ -38,14 +38,14 @@ FIGURES = ("expression", "appearance", "pose", "prior")
 class Settings:
     """How to search. Hashable: a change compiles anew.
 
-    `first` to `last` are the rows that move (4 to 64 px); the weights are those of A, P, M and of
+    `first` to `last` are the rows that move; the weights are those of A, P, M and of
     the offsets' mean square.
     """
 
     steps: int = 60
     rate: float = 0.06
-    first: int = 2
-    last: int = 7
+    first: int = mix.DECIDE[0]
+    last: int = mix.DECIDE[1]
     appearance: float = 2.0
     pose: float = 0.1
     lead: float = 1.0
