@@ -328,7 +328,7 @@ def test_row_effects_against_their_definition(result):
 
 def test_the_judges_know_the_copy_from_the_driver(engine, models, result):
     judges = assess.Judges(engine.detector)
-    short = variant(engine, models, steps=10)
+    short = variant(engine, models, steps=40)
     rows = {row.name: row for row in assess.table(short, judges, result, joint=True)}
     best, drawn = result.ranked, rows.get("mixture, not refined", rows["result"])
     assert drawn.expression_loss == pytest.approx(best.expression[0], rel=1e-4, abs=1e-6)
