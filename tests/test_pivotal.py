@@ -103,8 +103,8 @@ def test_steps_in_one_program_or_in_several_are_the_same(model, loss, targets, c
     monkeypatch.setattr(pivotal, "PART", 8)  # the last part is shorter
     other = pivotal.tune(model, loss, loss.embed(targets[:1]), codes[:1], SHORT)
     np.testing.assert_allclose(other.losses, one.losses, rtol=1e-4)
-    pictures = [drawn(model, each, codes[:1]) for each in (other, one)]
-    np.testing.assert_allclose(*pictures, atol=1e-3)
+    first, second = (drawn(model, each, codes[:1]) for each in (one, other))
+    np.testing.assert_allclose(second, first, atol=1e-3)
 
 
 def test_a_picture_does_not_depend_on_its_batch(model, loss, targets, codes, tuning):
