@@ -122,6 +122,8 @@ def test_devices_change_nothing(model, loss, targets, codes, tuning):
     found = pivotal.tune(*models, goal, split, SHORT, mesh=mesh)
     pictures = pivotal.pictures(models[0], split, found.differences, mesh=mesh)
     assert len(pictures.sharding.device_set) == 3
+    with pytest.raises(ValueError, match="2 codes on 3 devices"):
+        pivotal.pictures(models[0], codes[:2], found.differences, mesh=mesh)
     np.testing.assert_allclose(found.losses, tuning.losses, rtol=1e-3)
     np.testing.assert_allclose(pictures, drawn(model, tuning, codes), atol=5e-3)
     place = pivotal._begin(models[0], split, mesh=mesh)

@@ -8,7 +8,7 @@ are the same: they come along if the model has them.
 """
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -51,13 +51,11 @@ def main(config: Config) -> None:
     halved = checkpoint.halved(small) | {"w_mean": np.asarray(flat["w_mean"])}
     old = card["parts"]["generator"]["architecture"]
     widths = old["widths"][: len(small.rows) // 2]
-    parts = {"generator": (old | {"resolution": config.size, "widths": widths}, halved)}
+    new = old | {"resolution": config.size, "widths": widths}
+    parts: dict[str, Any] = {"generator": (new, halved)}
     if "statistics" in card["parts"]:
         statistics = checkpoint.flatten(load(config.model, part="statistics"))
-        parts["statistics"] = (
-            card["parts"]["statistics"]["architecture"],
-            {name: np.asarray(array) for name, array in statistics.items()},
-        )
+        parts["statistics"] = (card["parts"]["statistics"]["architecture"], statistics)
     checkpoint.save_model(
         config.dst,
         card["kind"],

@@ -208,14 +208,17 @@ def pictures(
     noise: Sequence[Array | np.ndarray] | None = None,
     mesh: Mesh | None = None,
 ) -> Images:
-    """What the tuned weights draw: by the differences as they are kept, so anyone can again."""
+    """What the tuned weights draw: by the differences as they are kept, so anyone can again.
+
+    With a `mesh` one picture on each device; ValueError for another number of them.
+    """
+    if mesh is not None and len(codes) != mesh.size:
+        raise ValueError(f"{len(codes)} codes on {mesh.size} devices: each draws one")
 
     def one(generator: Any, code: Code, noise: Any, differences: Any) -> Any:
         if noise is not None:
             generator = invert.with_noise(generator, noise)
-        graph, weights, rest = nnx.split(generator, TUNED, ...)
-        tuned = nnx.merge(graph, _moved(weights, differences), rest)
-        return invert.draw(tuned, code[None], remat=False)[0]
+        return invert.draw(_applied(generator, differences), code[None], remat=False)[0]
 
     if mesh is None and len(codes) > 1:
         split = (codes, noise, differences)

@@ -80,12 +80,9 @@ class Studio:
 
     def of(self, wish: Wish) -> Watched:
         """The same models with other settings, not yet prepared to rank masks."""
-        rows = len(self.engine.generator.rows)
-        groups = (
-            None
-            if wish.rows == "auto"
-            else mix.free_rows(mix.DECIDE[0], min(mix.DECIDE[1], rows - 1))
-        )
+        first, last = mix.DECIDE
+        last = min(last, len(self.engine.generator.rows) - 1)
+        groups = None if wish.rows == "auto" else mix.free_rows(first, last)
         names = ("parts", "strength", "weight", "steps", "tuning", "refine", "keep_pose", "covered")
         settings = Settings(rows=groups, **{name: getattr(wish, name) for name in names})
         other = copy.copy(self.engine)
