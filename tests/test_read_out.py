@@ -1,5 +1,7 @@
 """A smaller generator of a larger one's first rows."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import trainingruns
 
 import fxjax
 from experiments.making import read_out
+from fxjax import checkpoint
 from fxjax.nn import generator as generators
 from fxjax.training import gan_state
 
@@ -39,6 +42,19 @@ def test_its_pictures_are_the_earlier_ones_in_the_larger_ones_colours(model, tmp
     means = [pictures.mean((0, 1, 2)) for pictures in (whole, early, made)]
     np.testing.assert_allclose(means[2], means[0], atol=2e-3)
     assert abs(means[1] - means[0]).max() > 0.02  # there was something to do
+
+
+def test_training_goes_on_with_a_discriminator_of_that_size(model, tmp_path):
+    smaller = dataclasses.replace(LARGE, resolution=16)
+    earlier = trainingruns.exported(smaller, tmp_path / "earlier")
+    dst = str(tmp_path / "run" / "export")
+    judge = str(gan_state.discriminator_of(earlier))
+    read_out.main(read_out.Config(model, dst, size=16, samples=16, discriminator=judge))
+    start = gan_state.start_from(dst, gan_state.discriminator_of(dst), smaller)
+    assert int(start.images) == checkpoint.read_card(model)["images"]
+    assert float(start.path_mean) == 0
+    given = gan_state.start_from(earlier, judge, smaller).discriminator
+    jax.tree.map(np.testing.assert_array_equal, start.discriminator, given)
 
 
 def test_a_size_that_is_not_smaller_is_refused(model, tmp_path):

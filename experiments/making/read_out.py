@@ -4,7 +4,8 @@
 
 A skip generator sums a picture at each size, so its first rows are a generator of fewer pixels.
 What the later rows add to the mean colour goes into the bias of the last ToRGB. The statistics of w
-are the same: they come along if the model has them.
+are the same: they come along if the model has them. --discriminator adds one with which training
+can go on at that size (`experiments.train_generator --start_from=DST`).
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from fxjax.cli import launch
 from fxjax.losses import shrink
 from fxjax.nn.generator import codes, synthesize
 from fxjax.nn.stylegan2 import StyleGAN2
-from fxjax.training import generator_measures
+from fxjax.training import gan_state, generator_measures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,9 @@ class Config:
     dst: Annotated[str, "model folder to make"]
     size: Annotated[int, "pixels of its pictures, fewer than the model's"] = 128
     samples: Annotated[int, "samples over which colours are compared"] = 512
+    discriminator: Annotated[
+        str | None, "discriminator.npz of an earlier run at --size, to train on with"
+    ] = None
 
 
 def main(config: Config) -> None:
@@ -63,6 +67,8 @@ def main(config: Config) -> None:
         {key: card[key] for key in ("images", "data", "settings") if key in card},
         overwrite=True,
     )
+    if config.discriminator:
+        gan_state.adopt(config.discriminator, config.dst)
     print(f"wrote {config.dst}")
 
 

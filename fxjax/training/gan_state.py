@@ -284,6 +284,21 @@ def export(
     files.write(discriminator_of(folder / "export"), files.npz(rest))
 
 
+def adopt(discriminator: epath.PathLike, model: epath.PathLike) -> None:
+    """Copies a discriminator of an earlier run beside the generator in the folder `model`.
+
+    It is counted as having seen the generator's pictures; path lengths start anew. It lags behind
+    at first, which is for a run that starts with more augmentation, not for going on.
+    """
+    with np.load(io.BytesIO(files.absolute(discriminator).read_bytes()), allow_pickle=False) as packed:
+        rest = dict(packed)
+    if any(name not in rest for name in COUNTS):
+        raise ValueError(f"{discriminator} is no discriminator.npz of experiments.train_generator")
+    rest["images"] = np.asarray(checkpoint.read_card(model)["images"], rest["images"].dtype)
+    rest["path_mean"] = np.zeros_like(rest["path_mean"])
+    files.write(discriminator_of(model), files.npz(rest))
+
+
 def discriminator_of(model: epath.PathLike) -> epath.Path:
     """Where `export` writes the discriminator of the generator in the folder `model`."""
     return files.absolute(model).parent / "training" / "discriminator.npz"
