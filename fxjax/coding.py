@@ -10,10 +10,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from fxjax import sharding
+from fxjax import images, sharding
 from fxjax.codes import invert, pivotal, refine, whiten
 from fxjax.faces import align, expression, goal, model, mouth, reader
 from fxjax.faces.located import Faces
+from fxjax.nn import encoder as encoders
 from fxjax.nn.generator import Generator, drawn
 from fxjax.transfer_types import Located, Progress, Settings, silent
 from fxjax.types import Code, Codes, Images
@@ -26,13 +27,14 @@ AT_ONCE = 2**22  # pixels that are inverted or drawn together: 4 faces of 1024 p
 class Coding(Faces):
     """What an engine knows of codes. It has a `generator`, its `walk`, a `loss` and `settings`.
 
-    Faces are inverted on all devices of its `mesh`.
+    Faces are inverted on all devices of its `mesh`, from what its `encoder` reads if it has one.
     """
 
     mesh: Mesh
     generator: Any
     walk: Any
     loss: Any
+    encoder: Any
     settings: Settings
 
     def watch(self, codes: Codes) -> None:
@@ -44,12 +46,15 @@ class Coding(Faces):
         start: Codes | None = None,
         progress: Progress | None = None,
     ) -> invert.Inversion:
-        """The codes of aligned faces, all rows alike, from the mean or from given codes.
+        """The codes of aligned faces, all rows alike, from given codes or where the settings say.
 
         Searched in whitened W (`fxjax.codes.whiten`), where rows of two codes mix.
         """
         count = len(faces)
-        if start is None:
+        if start is None and self.encoder is not None:
+            photos = np.stack([images.to_uint8(face.crop.image) for face in faces])
+            start = encoders.read(self.encoder, photos)
+        elif start is None:
             start = invert.mean_codes(self.generator, count)
         first, parts, done = whiten.mean_codes(self.walk, start), [], 0
         size = self._at_once() * self.mesh.size

@@ -68,6 +68,12 @@ class Engine(Coding, Ranking):
         reading = reader.load(model)
         super().__init__(self.generator.resolution, detector, reading, parts=self.settings.parts)
         self.walk = whiten.of(model, self.generator)
+        start = self.settings.start
+        self.encoder = zoo.encoder_of(model, start, self.generator)
+        if self.encoder is None and start != "mean":
+            raise ValueError(
+                f"start={start}: want mean, encoder (the model's own), or a folder with an encoder"
+            )
         mean = self.draw(invert.mean_codes(self.generator, 1))
         size = losses.feature_size(self.generator.resolution)
         self.loss = losses.inverting(self.features, LAYERS, mean, size=size)

@@ -53,6 +53,7 @@ class Settings:
     pixels that a StyleGAN2 has after its first rows, and leaves all later rows to the person.
     `refine` steps then move the best mixture's code, and the person's own, towards the expression
     (`fxjax.codes.refine`); 0 leaves the mixture, as in the paper.
+    Inversions `start` at the "mean" w, or at what the model's "encoder" or one in a folder reads.
     `pull` weighs the mean square of whitened codes, which holds them where rows mix well. `parts`
     (of eyes, brows, mouth) are what changes in the photo and counts as its expression; `elsewhere`
     is how much the rest of the face counts in the expression's loss, of 1 for these. `tuning` steps
@@ -61,6 +62,7 @@ class Settings:
     """
 
     steps: int = 40
+    start: str = "mean"
     rate: float = 0.12
     pull: float = 0.02
     rows: Rows = None

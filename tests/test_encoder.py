@@ -13,6 +13,7 @@ from flax import nnx
 
 from converters import rosinality2
 from converters.source import Choice, WeightError, open_weights
+from fxjax import zoo
 from fxjax.checkpoint import fill
 from fxjax.images import bilinear
 from fxjax.nn.encoder import Encoder
@@ -231,9 +232,10 @@ def test_searches_start_at_its_codes():
     models: Any = types.SimpleNamespace(generator=None, loss=None)
     found = inversion.starts(models, "encoder", 0, Reader(), ["a", "b"], None, photos)
     np.testing.assert_array_equal(found, photos[:, ::2, :, 0])
-    assert inversion.encoder_of("faces", "mean") is None
+    shape: Any = types.SimpleNamespace(rows=range(12), dim=512)
+    assert zoo.encoder_of("faces", "mean", shape) is None
     with pytest.raises(ValueError, match="faces has no encoder, it has generator"):
-        inversion.encoder_of("faces", "encoder")
+        zoo.encoder_of("faces", "encoder", shape)
 
 
 def test_photos_are_shrunk_as_in_training(shared: pathlib.Path):

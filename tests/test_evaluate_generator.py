@@ -304,7 +304,11 @@ class TestBundle:
         for path in (shelf / "tiny" / "samples").iterdir():
             assert fxjax.images.load_image(path).shape == (16, 16, 3)
         assert packed.w_mean[...].tolist() == generator.w_mean[...].tolist()
-        again = bundle.pack(model, str(shelf / "tiny"), SHIPPED, json.loads(figures.read_text()))
+        again = bundle.pack(
+            model,
+            {"features": str(shelf / "tiny"), "landmarks": SHIPPED},
+            json.loads(figures.read_text()),
+        )
         assert again.info["features_training"] == {"trained": False}
         same = again.parts["features"][1]
         for name, array in checkpoint.flatten(features).items():
@@ -402,7 +406,9 @@ def test_statistics_of_a_model_without_them(model, tmp_path):
     parts = {"generator": (card["architecture"], flat)}
     checkpoint.save_model(tmp_path / "bare", "stylegan2", parts, {})
     figures = {"inversion": {}, "settings": {}}
-    packed = bundle.pack(str(tmp_path / "bare"), "random", SHIPPED, figures)
+    packed = bundle.pack(
+        str(tmp_path / "bare"), {"features": "random", "landmarks": SHIPPED}, figures
+    )
     mean = packed.parts["statistics"][1]["mean"]
     assert np.abs(mean).max() > 0
     np.testing.assert_allclose(packed.parts["generator"][1]["w_mean"], mean, atol=1e-3)

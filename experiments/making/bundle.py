@@ -38,8 +38,16 @@ class Packed(NamedTuple):
     card: str
 
 
-def read_figures(path: epath.PathLike, generator: str) -> dict[str, Any]:
-    """What was measured. ValueError if it is not all there, or was measured of another model."""
+def read_figures(path: epath.PathLike | None, generator: str) -> dict[str, Any]:
+    """What was measured, by a bundle's own card if no file is given.
+
+    ValueError if it is not all there, or was measured of another model.
+    """
+    card = checkpoint.read_card(zoo.find(generator))
+    if path is None:
+        if "figures" not in card:
+            raise ValueError(f"{generator} has no figures; give --figures, a measures.json")
+        return card["figures"]
     source = files.absolute(path)
     if not source.exists():
         raise FileNotFoundError(f"no figures {source}; experiments.evaluate_generator makes them")
@@ -51,7 +59,7 @@ def read_figures(path: epath.PathLike, generator: str) -> dict[str, Any]:
         raise ValueError(f"{source} is no measures.json of experiments.evaluate_generator")
     if missing := ["/".join(path) for path in CHIEF if figure(figures, path) is None]:
         raise ValueError(f"{source} lacks {', '.join(missing)}: measure without leaving these out")
-    sha = checkpoint.read_card(zoo.find(generator))["parts"]["generator"]["sha256"]
+    sha = card["parts"]["generator"]["sha256"]
     if figures["sha256"] != sha:
         raise ValueError(f"{source} was measured of other weights than those in {generator}")
     return figures
@@ -79,15 +87,14 @@ def worse_figures(target: epath.Path, figures: Mapping[str, Any]) -> list[str]:
 
 def pack(
     generator: str,
-    features: str | None,
-    landmarks: str | None,
+    others: Mapping[str, str | None],
     figures: dict[str, Any],
     notes: str = "",
 ) -> Packed:
     """Reads the parts, halves them, and writes the card. ValueError if a part is missing.
 
-    Without `features` or `landmarks` those of `faces` go with it. `notes` says what is wrong with
-    the samples that were looked at.
+    `others` are folders of the other `PARTS`; without features or landmarks those of `faces` go
+    with it. `notes` says what is wrong with the samples that were looked at.
     """
     source = checkpoint.read_card(zoo.find(generator))
     made = load(generator, part="generator")
@@ -113,16 +120,18 @@ def pack(
         "settings": source.get("settings"),
         "figures": figures,
     }
-    if features == "random":
+    if others.get("features") == "random":
         network = face_features.random_features((64, 128, 256))
         pictures = generator_measures.draw(made, feature_run.SCALING, 1.0, 0)
         network, _ = face_features.unit_squares(network, generator_measures.as_images(pictures))
         parts["features"] = (feature_run.architecture(network), checkpoint.halved(network))
         info["features_training"] = {"trained": False}
-    elif features is not None:
-        parts["features"], info["features_training"] = _other(features, "features")
-    if landmarks is not None:
-        parts["landmarks"], info["landmarks_training"] = _other(landmarks, "landmarks")
+    for part in PARTS:
+        if part not in parts and (folder := others.get(part)) is not None:
+            parts[part], info[f"{part}_training"] = _other(folder, part)
+    trained = info.get("encoder_training", {}).get("generator_sha256")
+    if trained not in (None, source["parts"]["generator"]["sha256"]):
+        raise ValueError(f"{others['encoder']} was trained with another generator than {generator}")
     return Packed(source["kind"], parts, info, card_text(info, made.resolution, notes))
 
 
@@ -130,7 +139,8 @@ def _other(model: str, part: str) -> tuple[Any, dict[str, Any]]:
     """A part of an export or of a bundle, halved, and how it was trained."""
     card = checkpoint.read_card(zoo.find(model))
     made = load(model, part=part)
-    own = {key: card[key] for key in ("views", "settings", "held_back") if key in card}
+    kept = ("views", "settings", "held_back", "generator_sha256")
+    own = {key: card[key] for key in kept if key in card}
     architecture = card["parts"][part]["architecture"]
     return (architecture, checkpoint.halved(made)), card.get(f"{part}_training", own)
 
@@ -254,6 +264,15 @@ def _landmarks_text(trained: Mapping[str, Any]) -> str:
     )
 
 
+def _encoder_text(trained: Mapping[str, Any]) -> str:
+    found = trained["held_back"]
+    return (
+        f"Encoder: `experiments.train_encoder`, {trained['views'] / 1000:.1f} thousand pictures; "
+        f"on faces held\nback the inversion's loss is {found['loss']:.3f} at its codes and "
+        f"{found['loss_of_the_mean']:.3f} at the mean."
+    )
+
+
 PARTS = {
     "features": (
         "- `features`: the layout of VGG16 up to the third convolution of block 3 (pooling after "
@@ -264,6 +283,10 @@ PARTS = {
         "- `landmarks`: a network that finds the 68 landmarks in drawings, so that losses can use "
         "them.",
         _landmarks_text,
+    ),
+    "encoder": (
+        "- `encoder`: reads codes off aligned faces in one pass, where inversions can start.",
+        _encoder_text,
     ),
 }
 NO_PARTS = "- no features and no landmarks: those of the model `faces` go with it."

@@ -23,12 +23,15 @@ class Config:
     """Each field is a flag."""
 
     generator: Annotated[str, "folder of the generator, an export of the trainer"]
-    figures: Annotated[str, "measures.json of this generator"]
     dst: Annotated[str, "folder to make"]
+    figures: Annotated[
+        str | None, "measures.json of this generator; None: it is a bundle that has them"
+    ] = None
     features: Annotated[
         str | None, "folder of the feature network, or a bundle with one, or `random`"
     ] = None
     landmarks: Annotated[str | None, "folder of the landmark network, or a bundle with one"] = None
+    encoder: Annotated[str | None, "folder of the encoder of this generator's codes"] = None
     seeds: Annotated[str, "of the sample pictures; dlib must find a face in each"] = "0-7"
     notes: Annotated[str, "what is wrong with the samples that were looked at, for the card"] = ""
     megabytes: Annotated[float, "most that the bundle may take"] = 22.0
@@ -47,7 +50,8 @@ def main(config: Config) -> None:
             f"{target} has better figures: {'; '.join(worse)}; --overwrite replaces it all the same"
         )
     discriminator = bundle.discriminator(config.generator) if config.training else b""
-    packed = bundle.pack(config.generator, config.features, config.landmarks, figures, config.notes)
+    others = {part: getattr(config, part) for part in bundle.PARTS}
+    packed = bundle.pack(config.generator, others, figures, config.notes)
     size = bundle.write(target, packed, parse_seeds(config.seeds), config.megabytes)
     if config.training:
         files.write(files.absolute(config.training) / "discriminator.npz", discriminator)

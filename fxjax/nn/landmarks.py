@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from fxjax.nn import ops
-from fxjax.nn.layers import Conv
+from fxjax.nn.layers import PATCH, Conv, halved, patches
 from fxjax.types import Features, Images
 
 POINTS = 68
@@ -39,7 +39,7 @@ class Landmarks(nnx.Module):
             channels, out, side, param_dtype=param_dtype, rngs=rngs
         )
         fine, middle, coarse = widths
-        self.patches = conv(3 * 4**2, fine, 1)
+        self.patches = conv(3 * PATCH**2, fine, 1)
         self.fine = conv(fine, fine)
         self.down = nnx.List([conv(fine, middle, 4), conv(middle, coarse, 4)])
         self.deep = nnx.List([conv(coarse, coarse) for _ in range(4)])
@@ -66,30 +66,16 @@ class Landmarks(nnx.Module):
         if side != self.size:
             shape = (batch, self.size, self.size, 3)
             images = jax.image.resize(images, shape, "linear", antialias=True)
-        x = jax.nn.silu(self.patches(_patches(images.astype(self.dtype))))
+        x = jax.nn.silu(self.patches(patches(images.astype(self.dtype), PATCH)))
         fine = x + jax.nn.silu(self.fine(x))
-        middle = _halved(self.down[0], fine)
-        x = _halved(self.down[1], middle)
+        middle = halved(self.down[0], fine)
+        x = halved(self.down[1], middle)
         for first, second in zip(self.deep[::2], self.deep[1::2], strict=True):
             x = x + second(jax.nn.silu(first(x)))
         x = jax.nn.silu(self.join(jnp.concatenate([_doubled(x), middle], axis=-1)))
         x = x + jax.nn.silu(self.up(x))
         maps = self.maps(jnp.concatenate([_doubled(x), fine], axis=-1))
         return maps.astype(jnp.float32)
-
-
-def _patches(images: Images) -> Features:
-    """Squares of 4 x 4 pixels as channels."""
-    batch, height, width, channels = images.shape
-    split = images.reshape(batch, height // 4, 4, width // 4, 4, channels)
-    split = split.transpose(0, 1, 3, 2, 4, 5)
-    return split.reshape(batch, height // 4, width // 4, 16 * channels)
-
-
-def _halved(conv: Conv, x: Features) -> Features:
-    """A 4x4 kernel, each output in the middle of its pixels."""
-    kernel = conv.kernel[...].astype(x.dtype)
-    return jax.nn.silu(conv.add_bias(ops.conv(x, kernel, padding=((1, 1), (1, 1)), stride=2)))
 
 
 def _doubled(x: Features) -> Features:

@@ -16,9 +16,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from fxjax.nn import ops
-from fxjax.types import Features
+from fxjax.types import Features, Images
 
 Module = TypeVar("Module", bound=nnx.Module)
+PATCH = 4  # pixels a side of the squares that small networks begin with
 
 
 class Noise(nnx.Variable):
@@ -186,3 +187,17 @@ def update_scales(module: Module, mapping_rate: float) -> Module:
 
     graph, state = nnx.split(module)
     return nnx.merge(graph, nnx.map_state(scale, state))
+
+
+def patches(images: Images, side: int) -> Features:
+    """Squares of `side` x `side` pixels as channels."""
+    batch, height, width, channels = images.shape
+    split = images.reshape(batch, height // side, side, width // side, side, channels)
+    split = split.transpose(0, 1, 3, 2, 4, 5)
+    return split.reshape(batch, height // side, width // side, side * side * channels)
+
+
+def halved(conv: Conv, x: Features) -> Features:
+    """Half the size by a 4x4 kernel, each output in the middle of its pixels, and a SiLU."""
+    kernel = conv.kernel[...].astype(x.dtype)
+    return nnx.silu(conv.add_bias(ops.conv(x, kernel, padding=((1, 1), (1, 1)), stride=2)))

@@ -72,6 +72,7 @@ def invert_all(
         layers=LAYERS,
         feature_size=feature_size(resolution),
         steps=config.steps,
+        start=config.start,
         rate=config.rate,
         pull=config.pull,
         space=inversion.WHITENED,

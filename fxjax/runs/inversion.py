@@ -19,17 +19,17 @@ from etils import epath
 from fxjax import checkpoint, files, load, losses, metrics, sharding, zoo
 from fxjax.codes import invert, pivotal, whiten
 from fxjax.images import contact_sheet, load_image
+from fxjax.nn import encoder as encoders
 from fxjax.nn.generator import Generator, drawn
 from fxjax.runs import inverted, journal, worklist
 from fxjax.runs.descent import Found, Models, Search, Tuner
 from fxjax.runs.inverted import Row
 from fxjax.runs.worklist import OK, Entry, Options
 from fxjax.sharding import halved
-from fxjax.types import Codes, Images, Photos
+from fxjax.types import Codes, Photos
 
 WHITENED = "whitened"
 COUNTS = ("batch", "devices", "tries", "noise_pull", "region_weight", "pivotal_steps")  # from 0
-ENCODER = "encoder"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Config:
     layers: Annotated[tuple[str, ...], "VGG16 layers of the loss"] = ("block3_conv3",)
     feature_size: Annotated[int, "pixels in which features are compared, at most"] = 256
     pixel_weight: Annotated[float, "weight of the pixels in --loss=both"] = 1.0
-    start: Annotated[str, "mean, best (of --tries), encoder, codes.npz, or a folder"] = "mean"
+    start: Annotated[str, "mean, best (of --tries), encoder, or a folder or npz of codes"] = "mean"
     tries: Annotated[int, "random codes that --start=best draws"] = 100
     face: Annotated[str, "largest, all, a number (left to right), or x,y in the photo"] = "largest"
     aligned: Annotated[bool, "the pictures are aligned crops: no detection"] = False
@@ -120,7 +120,7 @@ def prepare(config: Config) -> Search:
     judge = None if features is None else metrics.lpips_style(features)
     walk = whiten.of(config.model, generator) if config.space == WHITENED else generator
     models = Models(*sharding.replicate((walk, loss, judge), mesh), mesh)
-    encoder = encoder_of(config.model, config.start)
+    encoder = zoo.encoder_of(config.model, config.start, generator)
     return Search(
         models,
         settings,
@@ -193,7 +193,8 @@ def make_loss(generator: Generator, features: Any, config: Config) -> Any:
 def check_start(config: Config, search: Search, entries: Sequence[Entry]) -> None:
     """Reads all codes that --start names once: FileNotFoundError or ValueError for a bad one."""
     generator = search.models.generator
-    if config.start not in ("mean", "best", ENCODER):
+    named = config.start in ("mean", "best", zoo.ENCODER)
+    if not named and not (files.given(config.start) / checkpoint.CARD).exists():
         for entry in entries:
             if entry.status == OK:
                 _given(config.start, entry.name, (len(generator.rows), generator.dim))
@@ -322,19 +323,6 @@ def _write(
     )
 
 
-def encoder_of(model: str, start: str) -> Any:
-    """The encoder that --start=encoder needs, else None. ValueError if the model has none."""
-    if start != ENCODER:
-        return None
-    parts = checkpoint.read_card(zoo.find(model))["parts"]
-    if ENCODER not in parts:
-        raise ValueError(
-            f"--start=encoder: {model} has no encoder, it has {', '.join(parts)}; "
-            "converted e4e and pSp files have one"
-        )
-    return load(model, part=ENCODER)
-
-
 def starts(
     models: Models,
     start: str,
@@ -346,7 +334,7 @@ def starts(
 ) -> Codes:
     """The codes at which the searches of these faces start."""
     if encoder is not None:
-        return _read(encoder, jnp.asarray(encoder.prepared(targets)))
+        return encoders.read(encoder, targets)
     generator, loss = models.generator, models.loss
     if start == "mean":
         return invert.mean_codes(generator, len(names))
@@ -355,11 +343,6 @@ def starts(
         return invert.best_random(generator, loss, goal, key, tries)
     shape = len(generator.rows), generator.dim
     return jnp.asarray(np.stack([_given(start, name, shape) for name in names]))
-
-
-@jax.jit
-def _read(encoder: Any, images: Images) -> Codes:
-    return encoder(images)
 
 
 def _given(start: str, name: str, shape: tuple[int, int]) -> np.ndarray:

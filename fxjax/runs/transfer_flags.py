@@ -14,6 +14,9 @@ class Inversion:
     model: Annotated[str, "generator: a model folder or the name of a shipped model"] = "faces"
     features: Annotated[str | None, "VGG16 folder; None is what comes with the model"] = None
     steps: Annotated[int, "inversion steps"] = Settings.steps
+    start: Annotated[str, "of inversions: mean, encoder (the model's), or a folder with one"] = (
+        Settings.start
+    )
     rate: Annotated[float, "inversion's learning rate"] = Settings.rate
     pull: Annotated[float, "weight that holds whitened codes near the mean"] = Settings.pull
     parts: Annotated[tuple[str, ...], "what changes: some of eyes,brows,mouth"] = Settings.parts
@@ -23,7 +26,7 @@ class Inversion:
         """The library's settings. ValueError for what is out of range."""
         if self.steps < 1:
             raise ValueError(f"--steps={self.steps}: want 1 or more")
-        kept = ("steps", "rate", "pull", "parts", "covered")
+        kept = ("steps", "start", "rate", "pull", "parts", "covered")
         return Settings(**{name: getattr(self, name) for name in kept})
 
 

@@ -290,7 +290,9 @@ def adopt(discriminator: epath.PathLike, model: epath.PathLike) -> None:
     It is counted as having seen the generator's pictures; path lengths start anew. It lags behind
     at first, which is for a run that starts with more augmentation, not for going on.
     """
-    with np.load(io.BytesIO(files.absolute(discriminator).read_bytes()), allow_pickle=False) as packed:
+    with np.load(
+        io.BytesIO(files.absolute(discriminator).read_bytes()), allow_pickle=False
+    ) as packed:
         rest = dict(packed)
     if any(name not in rest for name in COUNTS):
         raise ValueError(f"{discriminator} is no discriminator.npz of experiments.train_generator")

@@ -10,7 +10,7 @@ from jax.sharding import Sharding
 from jax.typing import DTypeLike
 
 from fxjax import checkpoint, files
-from fxjax.nn.encoder import Encoder
+from fxjax.nn import encoder as encoders
 from fxjax.nn.fader import Classifier, Fader, LiuJin
 from fxjax.nn.generator import Statistics
 from fxjax.nn.landmarks import Landmarks
@@ -24,7 +24,9 @@ CLASSES: dict[tuple[str, str], Callable[..., nnx.Module]] = {
     ("stylegan1", "discriminator"): StyleGAN1Discriminator,
     ("stylegan2", "generator"): StyleGAN2,
     ("stylegan2", "discriminator"): StyleGAN2Discriminator,
-    ("stylegan2", "encoder"): Encoder,
+    ("stylegan2", "encoder"): encoders.made,
+    ("stylegan1", "encoder"): encoders.made,
+    ("encoder", "encoder"): encoders.made,
     ("stylegan1", "statistics"): Statistics,
     ("stylegan2", "statistics"): Statistics,
     ("stylegan1", "features"): VGG16,  # the feature network that was shipped with a generator
@@ -41,6 +43,7 @@ CLASSES: dict[tuple[str, str], Callable[..., nnx.Module]] = {
 }
 
 
+ENCODER = "encoder"
 DEFAULT = "faces"
 """The stable name of the best generator that ships, with its features."""
 
@@ -76,6 +79,32 @@ def samples() -> dict[str, epath.Path]:
 def holder(model: epath.PathLike, part: str) -> epath.PathLike:
     """Where features or landmarks are that go with a model: its own, or else the shipped ones."""
     return model if part in checkpoint.read_card(find(model))["parts"] else DEFAULT
+
+
+def encoder_of(model: epath.PathLike, start: str, generator: Any) -> Any:
+    """The encoder where a search for codes of `generator` shall start.
+
+    `start` is "encoder", the model's own, or a folder with one, such as an export of its training;
+    None if it is neither. Raises ValueError if there is none, or it is of another generator.
+    """
+    own = start == ENCODER
+    if not own and not (files.given(start) / checkpoint.CARD).exists():
+        return None
+    place = model if own else start
+    parts = checkpoint.read_card(find(place))["parts"]
+    if ENCODER not in parts:
+        raise ValueError(
+            f"start={start}: {place} has no encoder, it has {', '.join(parts)}; converted e4e and "
+            "pSp files have one, and experiments.train_encoder trains one"
+        )
+    shape = parts[ENCODER]["architecture"]
+    wanted = {"rows": len(generator.rows), "dim": generator.dim}
+    if any(shape.get(name, size) != size for name, size in wanted.items()):
+        raise ValueError(
+            f"start={start}: an encoder of {shape.get('rows')} rows of {shape.get('dim')}, but the "
+            f"generator wants {wanted['rows']} of {wanted['dim']}"
+        )
+    return load(place, part=ENCODER)
 
 
 def load(
