@@ -44,23 +44,29 @@ def page(
 
     All text is escaped. `rows` may be a generator, so that pictures need not be there at once.
     """
-    titles = "".join(f'<th><button type="button">{escape(name)}</button></th>' for name in head)
+    titles = "".join(sorting(name) for name in head)
     options = "".join(
         f'<option value="{index}">{escape(name)}</option>' for index, name in enumerate(head)
     )
     lines = "\n".join(_row(head, row) for row in rows)
     body = (
-        f"<label>Sort by <select>{options}</select></label>\n<table>\n"
+        f'<label>Sort by <select>{options}</select></label>\n<table class="sorts all">\n'
         f"<thead><tr>{titles}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n</table>"
     )
-    return document(title, facts, body, style=_TABLE_STYLE, script=_SORT)
+    return document(title, facts, body, style=_TABLE_STYLE)
+
+
+def sorting(name: str, note: str = "") -> str:
+    """A column's head in a table of class `sorts`; a click sorts by its cells, or their values."""
+    title = f' title="{escape(note)}"' if note else ""
+    return f'<th{title}><button type="button">{escape(name)}</button></th>'
 
 
 def document(
     title: str, facts: Mapping[str, str], body: str, *, style: str = "", script: str = ""
 ) -> str:
     """A page as HTML: a title, facts as pairs, then `body`, whose texts are escaped already."""
-    body = f"{pairs(facts)}\n{body}\n<script>{_LARGE}{script}</script>"
+    body = f"{pairs(facts)}\n{body}\n<script>{_LARGE}{_SORT}{script}</script>"
     return _PAGE.format(title=escape(title), policy=_POLICY, style=_STYLE + style, body=body)
 
 
@@ -202,6 +208,10 @@ p { margin: .2rem 0 .5rem; }
 dl { display: flex; flex-wrap: wrap; gap: .4rem 1.6rem; margin: 0 0 1.2rem; }
 dt { font-size: .8rem; opacity: .7; } dd { margin: 0; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
+.sorts th button { all: unset; cursor: pointer; padding: .35rem .3rem; font-weight: 600; }
+.sorts th button:focus-visible { outline: 2px solid; }
+.sorts th[aria-sort=ascending] button::after { content: " \\2191"; content: " \\2191" / ""; }
+.sorts th[aria-sort=descending] button::after { content: " \\2193"; content: " \\2193" / ""; }
 table { border-collapse: collapse; }
 th, td { padding: .3rem .7rem .3rem 0; border-top: 1px solid var(--line); text-align: left; }
 thead th { border-top: 0; } tbody th { font-weight: inherit; }
@@ -270,10 +280,6 @@ for (const slider of document.querySelectorAll(".slider")) {
 _TABLE_STYLE = """
 table { width: 100%; }
 th { position: sticky; top: 0; background: Canvas; }
-th button { all: unset; cursor: pointer; padding: .35rem .3rem; font-weight: 600; }
-th button:focus-visible { outline: 2px solid; }
-th[aria-sort=ascending] button::after { content: " \\2191"; }
-th[aria-sort=descending] button::after { content: " \\2193"; }
 td { padding: .3rem; vertical-align: middle; overflow-wrap: anywhere; }
 td.text { min-width: 6.5rem; } td.number { text-align: left; } td.picture { width: 1px; }
 img { max-width: none; }
@@ -294,8 +300,9 @@ label { display: none; }
 """
 
 _SORT = """
-const table = document.querySelector("table"), body = table.tBodies[0];
-const heads = [...table.tHead.rows[0].cells], select = document.querySelector("select");
+document.querySelectorAll("table.sorts").forEach(table => {
+const body = table.tBodies[0], heads = [...table.tHead.rows[0].cells];
+const select = table.classList.contains("all") ? document.querySelector("select") : null;
 function sort(index, down) {
   const key = row => {
     const cell = row.cells[index];
@@ -317,7 +324,8 @@ function sort(index, down) {
 }
 heads.forEach((head, index) => head.firstChild.addEventListener("click",
   () => sort(index, head.getAttribute("aria-sort") === "ascending")));
-select.addEventListener("change", () => sort(Number(select.value), false));
+if (select) select.addEventListener("change", () => sort(Number(select.value), false));
+});
 """
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"

@@ -15,7 +15,7 @@ from fxjax import __version__, assess, files
 from fxjax.codes import mix
 from fxjax.engine import Engine
 from fxjax.images import save_image, to_uint8
-from fxjax.report import Picture, document, escape, image_tag, pairs, slider
+from fxjax.report import Picture, document, escape, image_tag, pairs, slider, sorting
 from fxjax.transfer_types import Ranked, Transfer
 from fxjax.types import AnyPhoto, Photos
 
@@ -100,7 +100,7 @@ def page(
     if result.figures:
         read = ", ".join(f"{name} {value:.2f}" for name, value in result.figures.items())
         parts.append(f'<p class="note">Refined: {escape(read)} (expression: 1 is no change).</p>')
-    parts += ["<h2>Measures</h2>", _measures(measured)]
+    parts += ["<h2>Measures</h2>", measures(measured)]
     if result.ranked is not None and result.ranked.pushed:
         parts.append(
             "<p>By the score nothing should be taken, though the expressions differ: the best mask "
@@ -126,7 +126,8 @@ def _figures(named: Sequence[tuple[str, AnyPhoto]], height: int) -> str:
     )
 
 
-def _measures(measured: Sequence[assess.Assessed]) -> str:
+def measures(measured: Sequence[assess.Assessed]) -> str:
+    """The table of what each method reached, which sorts by any column; the first is the result."""
     heads = (
         ("picture", ""),
         ("gain", "how far the expression went to the second's: 0 none, 1 all of the way"),
@@ -136,24 +137,30 @@ def _measures(measured: Sequence[assess.Assessed]) -> str:
         ("E", "what is left of the way to the expression, by the loss that ranks masks"),
         ("A", "how far the appearance went, by the loss that ranks masks"),
     )
-    head = "".join(f'<th title="{escape(note)}">{escape(name)}</th>' for name, note in heads)
+    head = "".join(sorting(name, note) for name, note in heads)
     rows = []
     for one in measured:
         numbers = (one.gain, one.to_person, one.to_driver, one.outside)
-        shown = [_number(value) for value in numbers]
         losses = (one.expression_loss, one.appearance_loss)
-        shown += ["" if math.isnan(value) else f"{value:.2f}" for value in losses]
+        shown = [(value, _number(value)) for value in numbers]
+        shown += [(value, "" if math.isnan(value) else f"{value:.2f}") for value in losses]
         thumb = image_tag(Picture(one.photo, 128), 64)
-        cells = "".join(f'<td class="number">{text}</td>' for text in shown)
-        rows.append(f"<tr><th>{thumb}{escape(one.name)}</th>{cells}</tr>")
+        cells = "".join(f'<td class="number"{_value(each)}>{text}</td>' for each, text in shown)
+        own = "" if rows else ' class="own"'
+        rows.append(f"<tr{own}><th>{thumb}{escape(one.name)}</th>{cells}</tr>")
     return (
-        f'<div class="wide"><table><thead><tr>{head}</tr></thead>'
+        f'<div class="wide"><table class="sorts"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
         '<p class="note">gain: how far the expression went from the first to the second (1: all '
         "of the way), read from landmarks. identity: dlib's distance, below 0.6 is one person. "
         "outside: PSNR in dB to the photo beside the eyes, brows and mouth. E and A: what masks "
         "are ranked by, of the generator's picture before it is put back.</p>"
     )
+
+
+def _value(number: float) -> str:
+    """What a table sorts by."""
+    return f' data-value="{number!r}"'.replace("inf", "Infinity").replace("nan", "NaN")
 
 
 def _number(value: float) -> str:
@@ -265,21 +272,23 @@ def _plot(ranked: Ranked, pictures: Mapping[int, AnyPhoto]) -> str:
 
 def _effects(effects: Float[np.ndarray, "rows 2"]) -> str:
     most = float(np.nanmax(np.abs(effects), initial=1e-6))
+    head = "".join(sorting(name) for name in ("row", "expression E", "appearance A"))
     rows = []
     for row, (expression, appearance) in enumerate(effects):
         if math.isnan(expression):
-            rows.append(f"<tr><th>row {row}</th><td colspan=2>not searched</td></tr>")
+            rows.append(f"<tr><th>row {row}</th><td>not searched</td><td></td></tr>")
             continue
         bars = "".join(
-            f'<td><span class="bar {kind}" style="width:{90 * abs(value) / most:.0f}px;'
+            f'<td{_value(value)}><span class="bar {kind}" '
+            f'style="width:{90 * abs(value) / most:.0f}px;'
             f'margin-left:{90 - (90 * abs(value) / most if value < 0 else 0):.0f}px"></span>'
             f"<small>{value:+.2f}</small></td>"
             for kind, value in (("e", expression), ("a", appearance))
         )
         rows.append(f"<tr><th>row {row}</th>{bars}</tr>")
     return (
-        '<div class="wide"><table class="effects"><thead><tr><th></th><th>expression E</th>'
-        f"<th>appearance A</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f'<div class="wide"><table class="effects sorts"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
@@ -326,7 +335,7 @@ section { display: flex; flex-wrap: wrap; gap: .7rem; }
 figcaption { font-size: .85rem; }
 figcaption small, td small { display: block; opacity: .7; }
 th, td { padding: .3rem .7rem; } tbody th img { margin-bottom: .2rem; }
-tbody tr:first-child th { font-weight: 600; }
+.own th { font-weight: 600; }
 .bits { background: none; border-radius: 0; }
 .bits rect { fill: var(--strong); } .bits .off { fill: #8886; }
 .plot { position: relative; max-width: 44rem; }

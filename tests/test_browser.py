@@ -23,7 +23,7 @@ uvicorn = pytest.importorskip("uvicorn", reason="the extra `web` is not installe
 
 from webpages import app_of, picture, plain  # noqa: E402
 
-from fxjax import report  # noqa: E402
+from fxjax import assess, report, transfer_report  # noqa: E402
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -430,3 +430,32 @@ def test_a_report_compares_and_enlarges(browser, tmp_path, width):
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     assert wrong == []
     context.close()
+
+
+def test_the_table_of_methods_sorts(browser, tmp_path):
+    """By numbers, not by their texts; what is not a number comes last."""
+    photo, nan = np.zeros((20, 20, 3), np.uint8), float("nan")
+    numbers = {"result": (0.9, 0.3, nan), "pasted": (-0.05, 0.4, 9.5), "kept": (nan, 0.0, 10.0)}
+    methods = [
+        assess.Assessed(name, photo, gain, near, 0.5, float("inf"), e, nan)
+        for name, (gain, near, e) in numbers.items()
+    ]
+    (tmp_path / "report.html").write_text(
+        report.document("A report", {}, transfer_report.measures(methods))
+    )
+    page, wrong = browser.new_page(), []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto((tmp_path / "report.html").as_uri())
+
+    def shown(column: str) -> list[str]:
+        page.get_by_role("button", name=column, exact=True).click()
+        return page.locator("tbody th").all_inner_texts()
+
+    assert page.locator("tbody th").all_inner_texts() == ["result", "pasted", "kept"]
+    assert shown("gain") == ["pasted", "result", "kept"]
+    assert shown("gain") == ["result", "pasted", "kept"]
+    assert shown("identity to first") == ["kept", "result", "pasted"]
+    assert shown("E") == ["pasted", "kept", "result"]
+    assert shown("picture") == ["kept", "pasted", "result"]
+    assert wrong == []
+    page.close()
