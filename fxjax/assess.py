@@ -7,13 +7,14 @@ dlib's identity network; neither takes part in making the pictures.
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from fxjax import images, metrics
+from fxjax import images, metrics, sharding
 from fxjax.codes import mix, search
 from fxjax.engine import Engine
 from fxjax.faces import align, detect, expression, paste
@@ -182,14 +183,16 @@ def table(
             case, weight=settings.weight, steps=settings.steps
         )
     drawn = engine.draw(jnp.stack([own, final, *codes.values()]), result.generator)
-    pictures += [
-        (name, engine.apply(person, drawn[:1], new[None], driver)[0])
-        for name, new in zip(codes, drawn[2:], strict=True)
-    ]
+    wanted = [(name, new[None], True) for name, new in zip(codes, drawn[2:], strict=True)]
     if compare:
-        for name, new, carry in (("drawing", drawn[1:2], False), ("face model", drawn[:1], True)):
-            photo, _ = engine.apply(person, drawn[:1], new, driver, carry=carry)
-            pictures.append((f"{name} alone", photo))
+        wanted += [("drawing alone", drawn[1:2], False), ("face model alone", drawn[:1], True)]
+
+    def applied(one: tuple[str, Any, bool]) -> tuple[str, Photo]:
+        name, new, carry = one
+        return name, engine.apply(person, drawn[:1], new, driver, carry=carry)[0]
+
+    pictures += sharding.beside(applied, wanted)
+    if compare:
         pictures += pasted(person, driver)
     found = {one.name: one for one in assess(judges, person, driver, pictures)}
     if not result.alike:

@@ -1,12 +1,14 @@
 """Devices: one mesh axis over all of them, what fits into their memory, their programs kept."""
 
+import concurrent.futures
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -14,6 +16,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from fxjax import files
 
 Tree = TypeVar("Tree")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_COMPILED: set[int] = set()  # the programs that `each` has called
 WORTH = 0.1  # seconds of compiling that are worth a file: small programs are many
 UNKNOWN = 4 * 2.0**30  # bytes that a device is taken to have if it does not say
 
@@ -69,6 +74,50 @@ def split_batch(tree: Any, mesh: Mesh) -> Any:
         return jax.make_array_from_process_local_data(sharding, np.asarray(array))
 
     return jax.tree.map(split, tree)
+
+
+def one_by_one(batch: jax.Array, mesh: Mesh | None = None) -> bool:
+    """Whether searches for the rows of `batch` had better be programs of one row (`each`).
+
+    So it is on one CPU: one program leaves cores idle between its convolutions, and what is found
+    does not depend on how many are searched for.
+    """
+    alone = len(batch.sharding.device_set) == 1 and (mesh is None or mesh.size == 1)
+    return len(batch) > 1 and alone and next(iter(batch.devices())).platform == "cpu"
+
+
+def each(program: Callable[..., Result], rows: Any, models: Any, *static: Any) -> Result:
+    """What a jitted `program` of batches gives, by calls for one row of `rows` each, side by side.
+
+    It is called with `models`, a row of every array of `rows` (but scalars), and what is `static`,
+    on as many threads as there are cores, but not for rows like the one before (`padded`). The
+    first error is raised.
+    """
+    whole = [np.asarray(leaf) for leaf in jax.tree.leaves(rows)]
+    tree, count = jax.tree.structure(rows), max(len(leaf) for leaf in whole if leaf.ndim)
+
+    def one(k: int) -> Result:
+        rows = [jnp.asarray(leaf[k : k + 1] if leaf.ndim else leaf) for leaf in whole]
+        own = jax.tree.unflatten(tree, rows)
+        return jax.block_until_ready(program(*models, *own, *static))
+
+    shapes = tuple((leaf.shape[1:], str(leaf.dtype)) for leaf in whole)
+    known = hash((program, tree, shapes, jax.tree.structure(models), static))
+    first = [] if known in _COMPILED else [one(0)]  # or else each thread would compile it
+    _COMPILED.add(known)
+    rowwise = [leaf for leaf in whole if leaf.ndim]
+    again = [k for k in range(1, count) if all(np.array_equal(a[k], a[k - 1]) for a in rowwise)]
+    found = first + beside(one, [k for k in range(len(first), count) if k not in again])
+    for k in again:
+        found.insert(k, found[k - 1])
+    return jax.tree.map(lambda *a: jnp.asarray(np.concatenate(a)) if a[0].ndim else a[0], *found)
+
+
+def beside(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """`work` of each, on as many threads as there are cores. The first error is raised."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with concurrent.futures.ThreadPoolExecutor(cores) as pool:
+        return list(pool.map(work, items))
 
 
 def free_memory(device: Any, devices: int) -> float:

@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 
 from fxjax import losses, sharding
+from fxjax.codes import invert as core
 from fxjax.codes.invert import (
     Inversion,
     Settings,
@@ -97,6 +98,26 @@ def test_an_image_alone_is_the_same_as_in_a_batch(model: Any, loss: Any, short: 
     np.testing.assert_allclose(alone.code[0], short.code[2], atol=2e-3)
     turned = invert(model, loss, wanted[::-1], mean_codes(model, 4), SHORT)
     np.testing.assert_allclose(turned.code[::-1], short.code, atol=2e-3)
+
+
+def test_on_a_cpu_an_image_is_exactly_the_same_in_any_company(
+    model: Any, loss: Any, short: Inversion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is a search of its own; one that is there twice is searched for once."""
+    rows, placed = [], core._placed
+
+    def counted(*args: Any) -> Any:
+        rows.append(len(args[3]))
+        return placed(*args)
+
+    monkeypatch.setattr(core, "_placed", counted)
+    chosen = targets(model)[jnp.array([2, 0, 0, 0])]
+    found = invert(model, loss, chosen, mean_codes(model, 4), SHORT)
+    assert rows == [1, 1]
+    np.testing.assert_array_equal(found.code, short.code[np.array([2, 0, 0, 0])])
+    np.testing.assert_array_equal(found.losses, short.losses[np.array([2, 0, 0, 0])])
+    alone = invert(model, loss, chosen[:1], mean_codes(model, 1), SHORT)
+    np.testing.assert_array_equal(alone.code[0], found.code[0])
 
 
 @pytest.mark.parametrize("devices", [2, pytest.param(4, marks=pytest.mark.slow)])

@@ -22,6 +22,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
+from fxjax import sharding
 from fxjax.losses import Embedding, Loss
 from fxjax.nn.generator import Generator
 from fxjax.nn.layers import Noise
@@ -144,6 +145,9 @@ def advance(
 
     def every(generator: Generator, loss: Loss, *images: Any) -> Any:
         one = functools.partial(_advance, generator, loss, settings=settings, steps=steps)
+        if len(images[1]) == 1:  # as the vmapped one, which takes longer to trace
+            found = one(*jax.tree.map(lambda a: a[0], images))
+            return jax.tree.map(lambda a: a[None], found)
         return jax.vmap(one)(*images)
 
     if mesh is not None:
@@ -224,20 +228,38 @@ def run(
 
     In calls of one program of `every` steps (None: all), after each of which `told` is given the
     state and the losses so far; with these, `begun`, a search goes on that was ended in between.
+    On a CPU every search is a program of its own, beside others.
     """
     count = settings.steps if every is None else every
     none = np.zeros((len(start), 0), np.float32)
     place, curves = begun or (begin(generator, start, settings), none)
     while (done := curves.shape[1]) < settings.steps:
-        if mesh is not None:  # always in the same places, or each call would be another program
-            placed = NamedSharding(mesh, PartitionSpec("batch"))
-            start, place = jax.device_put((start, place), placed)
-        place, new = advance(generator, loss, goal, start, place, settings, count, mesh=mesh)
+        models, searches, static = (generator, loss), (goal, start, place), (settings, count, mesh)
+        if sharding.one_by_one(start, mesh):
+            place, new = sharding.each(_placed, searches, models, *static)
+        else:
+            place, new = _placed(*models, *searches, *static)
         new = np.asarray(new)[:, : settings.steps - done]
         curves = np.concatenate([curves, new], axis=1)
         if told is not None:
             told(place, curves)
     return place, curves
+
+
+def _placed(
+    generator: Generator,
+    loss: Loss,
+    goal: Embedding,
+    start: Codes,
+    place: Place,
+    settings: Settings,
+    steps: int,
+    mesh: Mesh | None,
+) -> tuple[Place, Float[Array, "batch steps"]]:
+    """As `advance`, with all always in the same places: else each call would be another program."""
+    if mesh is not None:
+        start, place = jax.device_put((start, place), NamedSharding(mesh, PartitionSpec("batch")))
+    return advance(generator, loss, goal, start, place, settings, steps, mesh=mesh)
 
 
 def part(steps: int, most: int) -> int:
@@ -265,11 +287,19 @@ def invert(
     return Inversion(codes_of(place, start, settings), jnp.asarray(losses))
 
 
-@jax.jit
 def embedded(
     loss: Loss, targets: Images, weights: Float[Array, "batch height width"] | None = None
 ) -> Embedding:
     """What the loss compares pictures to."""
+    if sharding.one_by_one(targets):
+        return sharding.each(_embedded, (targets, weights), (loss,))
+    return _embedded(loss, targets, weights)
+
+
+@jax.jit
+def _embedded(
+    loss: Loss, targets: Images, weights: Float[Array, "batch height width"] | None
+) -> Embedding:
     return loss.embed(targets, weights)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from fxjax import sharding
 from fxjax.codes import invert, mix
 from fxjax.faces.expression import ANCHORS, TURN
 from fxjax.losses import Embedding, Loss
@@ -117,11 +118,15 @@ def refine(
     figures = []
     for done in range(0, settings.steps, PART):
         count = min(PART, settings.steps - done)
-        place, some = advance(walk, loss, reader, aim, place, settings, count)
+        models, static = (walk, loss, reader, aim), (settings, count)
+        if sharding.one_by_one(starts):
+            place, some = sharding.each(advance, (place,), models, *static)
+        else:
+            place, some = advance(*models, place, *static)
         figures.append(np.asarray(some))
         if progress is not None:
             progress((done + count) / settings.steps)
-    last = np.concatenate(figures)[-LAST:].mean(axis=0)
+    last = np.concatenate(figures, axis=1)[:, -LAST:].mean(axis=1)
     return Refined(aim.own + place.offsets * free, last)
 
 
@@ -138,7 +143,7 @@ def advance(
     place: Place,
     settings: Settings,
     count: int,
-) -> tuple[Place, Float[Array, "count starts 4"]]:
+) -> tuple[Place, Float[Array, "starts count 4"]]:
     """Some steps more, and the figures before each of them."""
     rows, starts = place.offsets.shape[1], place.offsets.shape[0]
     free = jnp.zeros((rows, 1)).at[settings.first : settings.last + 1].set(1.0)
@@ -166,7 +171,8 @@ def advance(
         offsets: Any = optax.apply_updates(place.offsets, updates)
         return Place(offsets, moments, place.step + 1), figures
 
-    return jax.lax.scan(step, place, length=count)
+    place, figures = jax.lax.scan(step, place, length=count)
+    return place, jnp.swapaxes(figures, 0, 1)
 
 
 def _views(pictures: Images, step: Array) -> Float[Array, "views _ _ 3"]:

@@ -77,16 +77,6 @@ class Found(NamedTuple):
     noise: list[Float[np.ndarray, "batch height width"]] | None
 
 
-@jax.jit
-def embed(
-    loss: Any,
-    targets: UInt8[Array, "batch height width 3"],
-    weights: Float[Array, "batch height width"] | None,
-) -> Any:
-    """What the loss compares pictures to."""
-    return invert.embedded(loss, from_uint8(targets), weights)
-
-
 @functools.partial(jax.jit, static_argnames="side")
 def _draw(
     generator: Any, codes: Codes, noise: Any, side: int
@@ -221,7 +211,7 @@ class Search:
         weights = worklist.region_weights(entries, size, self.region_weight)
         if weights is not None:
             weights = sharding.split_batch(weights, self.models.mesh)
-        return embed(self.models.loss, placed, weights)
+        return invert.embedded(self.models.loss, from_uint8(placed), weights)
 
     def _split(self, tree: Any) -> Any:
         """Splits over the devices always alike: else a resumed search would be another program."""
