@@ -28,21 +28,34 @@ class Picture(NamedTuple):
     side: int = THUMBNAIL
 
 
+class Link(NamedTuple):
+    """A cell that leads to a file beside the report."""
+
+    text: str
+    href: str
+
+
 class Curve(NamedTuple):
     """A cell that shows positive numbers over time, on a logarithmic scale."""
 
     values: Sequence[float]
 
 
-Cell = str | int | float | Picture | Curve | None
+Cell = str | int | float | Picture | Curve | Link | None
 
 
 def page(
-    title: str, facts: Mapping[str, str], head: Sequence[str], rows: Iterable[Sequence[Cell]]
+    title: str,
+    facts: Mapping[str, str],
+    head: Sequence[str],
+    rows: Iterable[Sequence[Cell]],
+    *,
+    above: str = "",
 ) -> str:
     """A report as HTML: a title, facts as pairs, and a table that sorts by any column.
 
-    All text is escaped. `rows` may be a generator, so that pictures need not be there at once.
+    All text is escaped, but for `above`, which is HTML that comes before the table. `rows` may be a
+    generator, so that pictures need not be there at once.
     """
     titles = "".join(sorting(name) for name in head)
     options = "".join(
@@ -50,7 +63,7 @@ def page(
     )
     lines = "\n".join(_row(head, row) for row in rows)
     body = (
-        f'<label>Sort by <select>{options}</select></label>\n<table class="sorts all">\n'
+        f'{above}<label>Sort by <select>{options}</select></label>\n<table class="sorts all">\n'
         f"<thead><tr>{titles}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n</table>"
     )
     return document(title, facts, body, style=_TABLE_STYLE)
@@ -124,6 +137,8 @@ def _cell(name: str, cell: Cell) -> str:
         return f'<td{label} class="none"></td>'
     if isinstance(cell, Picture):
         return f'<td{label} class="picture">{image_tag(cell)}</td>'
+    if isinstance(cell, Link):
+        return f'<td{label} class="text"><a href="{escape(cell.href)}">{escape(cell.text)}</a></td>'
     if isinstance(cell, Curve):
         return f'<td{label} class="picture">{_svg(cell.values)}</td>'
     if isinstance(cell, str):

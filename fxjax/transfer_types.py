@@ -195,9 +195,7 @@ class Transfer:
 
     def side_by_side(self, height: int = 384) -> Photo:
         """The photo, the driver's photo and the result, beside each other on white."""
-        tiles = [_tile(photo, height) for photo in (self.person.photo, self.driver.photo)]
-        gap = np.full((height, 8, 3), 255, np.uint8)
-        return np.concatenate([tiles[0], gap, tiles[1], gap, _tile(self.image, height)], axis=1)
+        return side_by_side(self.person.photo, self.driver.photo, self.image, height)
 
     def __repr__(self) -> str:
         """One line: a result holds pictures and a network."""
@@ -235,6 +233,13 @@ def unchanged(
         generator,
         hidden,
     )
+
+
+def side_by_side(before: Any, driver: Any, after: Any, height: int = 384) -> Photo:
+    """A photo, a driver's, and the first one changed, beside each other on white."""
+    tiles = [_tile(photo, height) for photo in (before, driver, after)]
+    gap = np.full((height, 8, 3), 255, np.uint8)
+    return np.concatenate([tiles[0], gap, tiles[1], gap, tiles[2]], axis=1)
 
 
 def _tile(photo: Pixels, height: int) -> Pixels:
