@@ -147,7 +147,7 @@ def test_what_does_not_fit_is_refused(home, tmp_path):
     assert not (tmp_path / "export").exists()
 
 
-def test_searches_start_at_its_codes(whole, home):
+def test_searches_start_at_its_codes(whole, home, tmp_path):
     generator = fxjax.load(home / "export")
     made = zoo.encoder_of(home / "export", str(whole / "export"), generator)
     photos = np.random.default_rng(1).integers(0, 256, (2, 40, 40, 3), np.uint8)
@@ -157,6 +157,14 @@ def test_searches_start_at_its_codes(whole, home):
     np.testing.assert_allclose(found, codes, atol=1e-5)
     alone = inversion.starts(models, str(whole / "export"), 0, made, ["b"], None, photos[1:])
     np.testing.assert_array_equal(alone[0], found[1])
+    card = checkpoint.read_card(home / "export")["parts"]["generator"]["architecture"]
+    shape = checkpoint.read_card(whole / "export")["parts"]["encoder"]["architecture"]
+    parts = {name: (own, checkpoint.flatten(module)) for name, own, module in (
+        ("generator", card, generator), ("encoder", shape, made)
+    )}  # fmt: skip
+    checkpoint.save_model(tmp_path / "both", "stylegan2", parts, {})
+    packed = zoo.encoder_of(tmp_path / "both", "encoder", generator)
+    np.testing.assert_array_equal(packed(jnp.asarray(made.prepared(photos))), codes)
     other: Any = fxjax.load("faces")
     with pytest.raises(ValueError, match="6 rows of 16, but the generator wants 12 of 512"):
         zoo.encoder_of("faces", str(whole / "export"), other)

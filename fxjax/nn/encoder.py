@@ -274,11 +274,6 @@ class SmallEncoder(nnx.Module):
         return _prepared(photos, self.size)
 
 
-def made(**architecture: Any) -> Encoder | SmallEncoder:
-    """The kind of encoder whose arguments these are."""
-    return (Encoder if "cumulative" in architecture else SmallEncoder)(**architecture)
-
-
 def read(encoder: Any, photos: Photos) -> Codes:
     """The codes of aligned crops of any size, read one by one: none depends on the others."""
     pictures = jnp.asarray(encoder.prepared(photos))

@@ -10,7 +10,7 @@ from jax.sharding import Sharding
 from jax.typing import DTypeLike
 
 from fxjax import checkpoint, files
-from fxjax.nn import encoder as encoders
+from fxjax.nn.encoder import Encoder, SmallEncoder
 from fxjax.nn.fader import Classifier, Fader, LiuJin
 from fxjax.nn.generator import Statistics
 from fxjax.nn.landmarks import Landmarks
@@ -24,9 +24,9 @@ CLASSES: dict[tuple[str, str], Callable[..., nnx.Module]] = {
     ("stylegan1", "discriminator"): StyleGAN1Discriminator,
     ("stylegan2", "generator"): StyleGAN2,
     ("stylegan2", "discriminator"): StyleGAN2Discriminator,
-    ("stylegan2", "encoder"): encoders.made,
-    ("stylegan1", "encoder"): encoders.made,
-    ("encoder", "encoder"): encoders.made,
+    ("stylegan1", "encoder"): SmallEncoder,
+    ("stylegan2", "encoder"): Encoder,  # or SmallEncoder, by its arguments
+    ("encoder", "encoder"): SmallEncoder,
     ("stylegan1", "statistics"): Statistics,
     ("stylegan2", "statistics"): Statistics,
     ("stylegan1", "features"): VGG16,  # the feature network that was shipped with a generator
@@ -136,6 +136,8 @@ def load(
         known = ", ".join(f"{part} of {kind}" for kind, part in CLASSES)
         raise ValueError(f"{folder} is a {chosen} of {kind!r}; this version knows {known}")
     make = CLASSES[kind, chosen]
+    if make is Encoder and "cumulative" not in parts[chosen]["architecture"]:
+        make = SmallEncoder
     return checkpoint.restore(
         folder,
         chosen,
