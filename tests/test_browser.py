@@ -192,8 +192,7 @@ def test_two_dropped_photos_become_a_result_that_is_there_after_a_reload(opened,
     assert loaded.value.path().read_bytes()[:4] == b"\x89PNG"
     with page.expect_popup() as report:
         page.click("#report")
-    report.value.wait_for_load_state()
-    assert report.value.title() == "A report"
+    sync.expect(report.value).to_have_title("A report")
 
 
 def test_a_result_outlives_a_restart_and_can_be_deleted(opened, served, tmp_path):
