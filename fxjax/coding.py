@@ -58,6 +58,8 @@ class Coding(Faces):
             start = invert.mean_codes(self.generator, count)
         first, parts, done = whiten.mean_codes(self.walk, start), [], 0
         size = self._at_once() * self.mesh.size
+        if sharding.one_by_one(first, self.mesh):  # as many as go side by side: progress is told
+            size = min(size, sharding.cores())
         while done < count:
             some = slice(done, min(done + size, count))
             told = None if progress is None else _part(progress, done, some.stop - done, count)

@@ -115,9 +115,14 @@ def each(program: Callable[..., Result], rows: Any, models: Any, *static: Any) -
 
 def beside(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     """`work` of each, on as many threads as there are cores. The first error is raised."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with concurrent.futures.ThreadPoolExecutor(cores) as pool:
+    with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
         return list(pool.map(work, items))
+
+
+def cores() -> int:
+    """How many of the machine's cores this process may use."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return found or 1
 
 
 def free_memory(device: Any, devices: int) -> float:
