@@ -37,7 +37,6 @@ from fxjax.transfer_types import (
 from fxjax.types import Code, Codes, Images
 from fxjax.zoo import load
 
-LAYERS = ("block1_conv2", "block2_conv2", "block3_conv3")  # of the inversion's loss
 FOOLED = 0.07  # of the eyes' distance between two landmarkers of a drawing's mouth
 
 
@@ -76,7 +75,7 @@ class Engine(Coding, Ranking):
             )
         mean = self.draw(invert.mean_codes(self.generator, 1))
         size = losses.feature_size(self.generator.resolution)
-        self.loss = losses.inverting(self.features, LAYERS, mean, size=size)
+        self.loss = losses.inverting(self.features, losses.INVERTING_LAYERS, mean, size=size)
         self.prepare(mean)
 
     def hidden(self, face: Located) -> bool:

@@ -20,6 +20,7 @@ from fxjax.types import Features, Images
 
 Weights = Float[Array, "batch height width"]
 GRAM_LAYERS = ("block1_conv1", "block2_conv1", "block3_conv1")
+INVERTING_LAYERS = ("block1_conv2", "block2_conv2", "block3_conv3")  # of transfers' inversions
 FEATURE_SIZE = 256  # pixels in which features are compared, at most
 
 Embedding = Any

@@ -86,15 +86,20 @@ def one_by_one(batch: jax.Array, mesh: Mesh | None = None) -> bool:
     return len(batch) > 1 and alone and next(iter(batch.devices())).platform == "cpu"
 
 
-def each(program: Callable[..., Result], rows: Any, models: Any, *static: Any) -> Result:
-    """What a jitted `program` of batches gives, by calls for one row of `rows` each, side by side.
+def each(
+    program: Callable[..., Result], models: Any, rows: Any, *static: Any, mesh: Mesh | None = None
+) -> Result:
+    """What a jitted `program` of batches gives, where `one_by_one` says so by calls for one row.
 
     It is called with `models`, a row of every array of `rows` (but scalars), and what is `static`,
     on as many threads as there are cores, but not for rows like the one before (`padded`). The
     first error is raised.
     """
-    whole = [np.asarray(leaf) for leaf in jax.tree.leaves(rows)]
-    tree, count = jax.tree.structure(rows), max(len(leaf) for leaf in whole if leaf.ndim)
+    leaves, tree = jax.tree.flatten(rows)
+    batch = next(leaf for leaf in leaves if leaf.ndim)
+    if not one_by_one(batch, mesh):
+        return program(*models, *rows, *static)
+    whole, count = [np.asarray(leaf) for leaf in leaves], len(batch)
 
     def one(k: int) -> Result:
         rows = [jnp.asarray(leaf[k : k + 1] if leaf.ndim else leaf) for leaf in whole]

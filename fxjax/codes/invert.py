@@ -235,10 +235,7 @@ def run(
     place, curves = begun or (begin(generator, start, settings), none)
     while (done := curves.shape[1]) < settings.steps:
         models, searches, static = (generator, loss), (goal, start, place), (settings, count, mesh)
-        if sharding.one_by_one(start, mesh):
-            place, new = sharding.each(_placed, searches, models, *static)
-        else:
-            place, new = _placed(*models, *searches, *static)
+        place, new = sharding.each(_placed, models, searches, *static, mesh=mesh)
         new = np.asarray(new)[:, : settings.steps - done]
         curves = np.concatenate([curves, new], axis=1)
         if told is not None:
@@ -291,9 +288,7 @@ def embedded(
     loss: Loss, targets: Images, weights: Float[Array, "batch height width"] | None = None
 ) -> Embedding:
     """What the loss compares pictures to."""
-    if sharding.one_by_one(targets):
-        return sharding.each(_embedded, (targets, weights), (loss,))
-    return _embedded(loss, targets, weights)
+    return sharding.each(_embedded, (loss,), (targets, weights))
 
 
 @jax.jit

@@ -118,11 +118,8 @@ def refine(
     figures = []
     for done in range(0, settings.steps, PART):
         count = min(PART, settings.steps - done)
-        models, static = (walk, loss, reader, aim), (settings, count)
-        if sharding.one_by_one(starts):
-            place, some = sharding.each(advance, (place,), models, *static)
-        else:
-            place, some = advance(*models, place, *static)
+        models = walk, loss, reader, aim
+        place, some = sharding.each(advance, models, (place,), settings, count)
         figures.append(np.asarray(some))
         if progress is not None:
             progress((done + count) / settings.steps)

@@ -37,6 +37,16 @@ class Crop(NamedTuple):
         """`photo_from_crop` of the same square in `size` pixels."""
         return self.photo_from_crop @ whole_square(len(self.image), size)
 
+    def around(self, photo: Photo, room: float = 0.0) -> tuple[slice, slice]:
+        """Rows and columns of a photo that hold the square, and `room` of its side beyond."""
+        corners = np.array([[0.0, 0], [1, 0], [1, 1], [0, 1]]) * len(self.image) - 0.5
+        square = transform(self.photo_from_crop, corners)
+        beyond = room * np.linalg.norm(square[1] - square[0])
+        limit = np.array(photo.shape[1::-1])
+        low = np.clip(np.floor(square.min(0) - beyond), 0, limit - 1).astype(int)
+        high = np.clip(np.ceil(square.max(0) + beyond), low + 1, limit).astype(int)
+        return slice(low[1], high[1]), slice(low[0], high[0])
+
 
 class Masks(NamedTuple):
     """Soft masks in 0..1: one on the region, falling to zero over the feather around it."""

@@ -19,10 +19,9 @@ import numpy as np
 from etils import epath
 
 from fxjax import files, images, metrics, report, steps, zoo
-from fxjax.engine import LAYERS
 from fxjax.faces import align, verdict
 from fxjax.images import load_image
-from fxjax.losses import feature_size
+from fxjax.losses import INVERTING_LAYERS, feature_size
 from fxjax.runs import inversion, inverted, journal, worklist
 from fxjax.runs.pairs import Pair, Pairs
 from fxjax.runs.worklist import OK, fits_a_line, shown
@@ -69,7 +68,7 @@ def invert_all(
         images=str(out / "photos.txt"),
         out=str(folder),
         loss="both",
-        layers=LAYERS,
+        layers=INVERTING_LAYERS,
         feature_size=feature_size(resolution),
         steps=config.steps,
         start=config.start,

@@ -18,7 +18,7 @@ from etils import epath
 from fxjax import checkpoint, files, images, report, transfer_report, zoo
 from fxjax.codes import invert
 from fxjax.engine import Engine
-from fxjax.faces import align, verdict
+from fxjax.faces import verdict
 from fxjax.runs import journal
 from fxjax.transfer_types import Located, Progress, Transfer, side_by_side
 from fxjax.types import Photo
@@ -42,12 +42,8 @@ class Close(NamedTuple):
 
 def close(face: Located, photo: Photo) -> Close:
     """The face with only its surroundings in a photo of the size of its own."""
-    corners = np.array([[0.0, 0], [1, 0], [1, 1], [0, 1]]) * len(face.crop.image) - 0.5
-    square = align.transform(face.crop.photo_from_crop, corners)
-    room, limit = ROOM * np.linalg.norm(square[1] - square[0]), np.array(photo.shape[1::-1])
-    low = np.clip(np.floor(square.min(0) - room), 0, limit - 1).astype(int)
-    high = np.clip(np.ceil(square.max(0) + room), low + 1, limit).astype(int)
-    some = np.s_[low[1] : high[1], low[0] : high[0]]
+    some = face.crop.around(photo, ROOM)
+    low = np.array([some[1].start, some[0].start])
     place = np.array([[1, 0, -low[0]], [0, 1, -low[1]], [0, 0, 1.0]])
     matrix = place @ face.crop.photo_from_crop
     moved = dataclasses.replace(

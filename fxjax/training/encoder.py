@@ -18,17 +18,18 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, PyTree, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from fxjax import checkpoint, images, losses
 from fxjax.codes import invert, whiten
 from fxjax.nn.encoder import SmallEncoder
 from fxjax.nn.generator import synthesize
-from fxjax.training.face_features import softened, warmed
+from fxjax.training import averaged
+from fxjax.training.averaged import TrainState
+from fxjax.training.face_features import softened
 from fxjax.types import Codes, Images, Photos
 
 NOISE = 0.04  # deviation of a view's noise, at most
-LAYERS = ("block1_conv2", "block2_conv2", "block3_conv3")  # of the inversion's loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,21 +65,11 @@ class Faces(NamedTuple):
     weights: Float[Array, " count"]
 
 
-class TrainState(NamedTuple):
-    """All that changes in training; `average` is the network that is kept."""
-
-    network: SmallEncoder
-    average: SmallEncoder
-    moments: PyTree
-    images: Int[Array, ""]  # pictures seen
-    broken: Int[Array, ""]  # pictures seen when the loss first was not finite; -1: never
-
-
 def frozen(model: str, features: Any, generator: Any) -> Frozen:
     """The parts of a model that an encoder is trained through, and the loss of its inversions."""
     mean = synthesize(generator, invert.mean_codes(generator, 1))
     size = losses.feature_size(generator.resolution)
-    loss = losses.inverting(features, LAYERS, mean, size=size)
+    loss = losses.inverting(features, losses.INVERTING_LAYERS, mean, size=size)
     return Frozen(whiten.of(model, generator), loss)
 
 
@@ -108,14 +99,11 @@ def fresh(settings: EncoderSettings, rows: int, dim: int) -> TrainState:
         dtype=jnp.dtype(settings.dtype),
         rngs=nnx.Rngs(params=settings.seed),
     )
-    moments = _adam(settings).init(network)  # pyright: ignore[reportArgumentType]
-    count = jnp.zeros((), jnp.int32)
-    return TrainState(network, network, moments, count, jnp.full((), -1, jnp.int32))
+    return averaged.fresh(network, _adam(settings))
 
 
 def _adam(settings: EncoderSettings) -> optax.GradientTransformation:
-    adam = warmed(settings.rate, settings.kimg, settings.batch)
-    return optax.chain(optax.clip_by_global_norm(1.0), adam)
+    return averaged.adam(settings.rate, settings.kimg, settings.batch)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
@@ -151,15 +139,9 @@ def train_step(
         return total, (jnp.mean(value[:half]), jnp.mean(value[half:]))
 
     (loss, parts), slopes = jax.value_and_grad(objective, has_aux=True)(state.network)
-    updates, moments = _adam(settings).update(slopes, state.moments)
-    network: SmallEncoder = optax.apply_updates(state.network, updates)  # pyright: ignore
-    seen = state.images + settings.batch
-    decay = jnp.minimum(settings.decay, state.images / (state.images + 10.0 * settings.batch))
-    average = jax.tree.map(lambda a, b: a + (1 - decay) * (b - a), state.average, network)
-    broken = jnp.where(jnp.isfinite(loss) | (state.broken >= 0), state.broken, seen)
+    state = averaged.moved(settings, state, _adam(settings), loss, slopes)
     metrics = {"loss": loss, "photos": parts[0], "samples": parts[1]}
-    metrics["broken"] = broken.astype(jnp.float32)
-    return TrainState(network, average, moments, seen, broken), metrics
+    return state, metrics | {"broken": state.broken.astype(jnp.float32)}
 
 
 def _drawn(walk: whiten.Whitened, v: Float[Array, "batch dim"], split: NamedSharding) -> Images:

@@ -15,12 +15,13 @@ import numpy as np
 import optax
 from etils import epath
 from flax import nnx
-from jaxtyping import Array, Float, Int, PyTree, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from fxjax import files, images
 from fxjax.nn.landmarks import Landmarks
-from fxjax.training import augment
-from fxjax.training.face_features import draw_color, draw_geometry, moved, softened, warmed
+from fxjax.training import augment, averaged
+from fxjax.training.averaged import TrainState
+from fxjax.training.face_features import draw_color, draw_geometry, moved, softened
 from fxjax.types import AnyPhoto, Images, Photos
 
 NOISE = 0.06  # deviation of a view's noise, at most
@@ -60,29 +61,16 @@ class MarkedFaces(NamedTuple):
     landmarks: Float[Array, "count 68 2"]  # pixels
 
 
-class TrainState(NamedTuple):
-    """All that changes in training; `average` is the network that is kept."""
-
-    network: Landmarks
-    average: Landmarks
-    moments: PyTree
-    images: Int[Array, ""]  # views shown
-    broken: Int[Array, ""]  # views shown when the loss first was not finite; -1: never
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def fresh(settings: LandmarkerSettings) -> TrainState:
     """The state before the first step."""
     network = Landmarks(settings.size, settings.widths, rngs=nnx.Rngs(params=settings.seed))
-    moments = optimizer(settings).init(network)  # pyright: ignore[reportArgumentType]
-    count = jnp.zeros((), jnp.int32)
-    return TrainState(network, network, moments, count, jnp.full((), -1, jnp.int32))
+    return averaged.fresh(network, optimizer(settings))
 
 
 def optimizer(settings: LandmarkerSettings) -> optax.GradientTransformation:
-    """Adam as `face_features.warmed` makes it, its slopes clipped."""
-    adam = warmed(settings.rate, settings.kviews, settings.batch)
-    return optax.chain(optax.clip_by_global_norm(1.0), adam)
+    """What moves the network."""
+    return averaged.adam(settings.rate, settings.kviews, settings.batch)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
@@ -103,14 +91,8 @@ def train_step(
         return jnp.mean(jnp.asarray(WEIGHTS) * far), jnp.mean(far)
 
     (loss, error), slopes = jax.value_and_grad(objective, has_aux=True)(state.network)
-    updates, moments = optimizer(settings).update(slopes, state.moments)
-    network: Landmarks = optax.apply_updates(state.network, updates)  # pyright: ignore
-    seen = state.images + settings.batch
-    decay = jnp.minimum(settings.decay, state.images / (state.images + 10.0 * settings.batch))
-    average = jax.tree.map(lambda a, b: a + (1 - decay) * (b - a), state.average, network)
-    broken = jnp.where(jnp.isfinite(loss) | (state.broken >= 0), state.broken, seen)
-    metrics = {"loss": loss, "error": 100 * error, "broken": broken.astype(jnp.float32)}
-    return TrainState(network, average, moments, seen, broken), metrics
+    state = averaged.moved(settings, state, optimizer(settings), loss, slopes)
+    return state, {"loss": loss, "error": 100 * error, "broken": state.broken.astype(jnp.float32)}
 
 
 def draw_views(

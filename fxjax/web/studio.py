@@ -316,12 +316,8 @@ def smaller(face: Located, engine: Faces, most: int = SIDE) -> Located:
 
 def near(face: Located, engine: Faces) -> Located:
     """The face in a copy of its surroundings, so small that many can be drawn."""
-    corners = np.array([[0.0, 0], [1, 0], [1, 1], [0, 1]]) * len(face.crop.image) - 0.5
-    square = align.transform(face.crop.photo_from_crop, corners)
-    limit = np.array(face.photo.shape[1::-1])
-    low = np.clip(np.floor(square.min(0)), 0, limit - 1).astype(int)
-    high = np.clip(np.ceil(square.max(0)), low + 1, limit).astype(int)
-    photo = face.photo[low[1] : high[1], low[0] : high[0]].copy()
+    some = face.crop.around(face.photo)
+    low, photo = (some[1].start, some[0].start), face.photo[some].copy()
     place = np.array([[1, 0, -low[0]], [0, 1, -low[1]], [0, 0, 1.0]])
     return smaller(_moved(face, photo, place, engine), engine, NEAR)
 
