@@ -67,7 +67,7 @@ def main(config: Config) -> None:
 
         people = engine.locate(config.appearance, "all") if config.face == "all" else []
         if len(people) > 1:
-            (driver,) = engine.locate(config.expression, config.driver_face)
+            driver = engine.driver(config.expression, config.driver_face)
             kept = dataclasses.asdict(config)
             del kept["appearance"], kept["expression"], kept["out"]
             group.transfer(engine, people, driver, out, kept, facts, work, progress)

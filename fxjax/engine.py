@@ -82,6 +82,13 @@ class Engine(Coding, Ranking):
         """Whether the mouth is to change and seems to be covered, and the settings mind that."""
         return "mouth" in self.parts and not self.settings.covered and self.covered(face)
 
+    def driver(self, photo: Picture, face: str = "largest") -> Located:
+        """The one face that drives. ValueError if there is none, or if several are chosen."""
+        drivers = self.locate(photo, face)
+        if len(drivers) != 1:
+            raise ValueError(f"{len(drivers)} faces are chosen to drive; choose one")
+        return drivers[0]
+
     def check_seen(self, people: Sequence[Located], drivers: Sequence[Located]) -> None:
         """ValueError if a driver's mouth is hidden, or those of all people.
 
@@ -224,10 +231,7 @@ class Engine(Coding, Ranking):
         progress = silent if progress is None else progress
         progress("faces", 0.0)
         began = time.monotonic()
-        people = self.locate(appearance, face)
-        drivers = self.locate(expression, driver_face)
-        if len(drivers) != 1:
-            raise ValueError(f"{len(drivers)} faces are chosen to drive; choose one")
+        people, drivers = self.locate(appearance, face), [self.driver(expression, driver_face)]
         self.check_seen(people, drivers)
         found, inverting = time.monotonic() - began, time.monotonic()
         changing = [

@@ -115,7 +115,7 @@ def page(
         '<p class="note">The result is an edited picture, made with fxjax. Show it only with the '
         "consent of the person in it, and say that it is edited.</p>",
     ]
-    return document("Expression transfer", {}, "\n".join(parts), style=_STYLE, script=_SCRIPT)
+    return document("Expression transfer", {}, "\n".join(parts), style=STYLE, script=_SCRIPT)
 
 
 def _figures(named: Sequence[tuple[str, AnyPhoto]], height: int) -> str:
@@ -329,7 +329,7 @@ def write(
         files.write(place / "report.html", html.encode())
 
 
-_STYLE = """
+STYLE = """
 body { max-width: 70rem; }
 section { display: flex; flex-wrap: wrap; gap: .7rem; }
 figcaption { font-size: .85rem; }
@@ -359,6 +359,7 @@ polyline { stroke: var(--strong); }
 @media (max-width: 600px) {
   .hero figure img { max-height: 9rem; width: auto; }
   th, td { padding: .3rem .25rem; font-size: .85rem; } .effects td { min-width: 120px; }
+  .sorts th button { padding: 0; } .sorts th, .sorts td { padding: .3rem .1rem; font-size: .8rem; }
 }
 """
 

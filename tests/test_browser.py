@@ -441,9 +441,11 @@ def test_the_table_of_methods_sorts(browser, tmp_path):
         for name, (gain, near, e) in numbers.items()
     ]
     (tmp_path / "report.html").write_text(
-        report.document("A report", {}, transfer_report.measures(methods))
+        report.document(
+            "A report", {}, transfer_report.measures(methods), style=transfer_report.STYLE
+        )
     )
-    page, wrong = browser.new_page(), []
+    page, wrong = browser.new_page(viewport={"width": 390, "height": 800}), []
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.goto((tmp_path / "report.html").as_uri())
 
@@ -457,5 +459,8 @@ def test_the_table_of_methods_sorts(browser, tmp_path):
     assert shown("identity to first") == ["kept", "result", "pasted"]
     assert shown("E") == ["pasted", "kept", "result"]
     assert shown("picture") == ["kept", "pasted", "result"]
+    assert page.evaluate(
+        "[...document.querySelectorAll('.wide')].every(e => e.scrollWidth <= e.clientWidth)"
+    )
     assert wrong == []
     page.close()

@@ -120,6 +120,15 @@ def test_a_killed_run_goes_on(whole, home, tmp_path):
     np.testing.assert_array_equal(load_image(out / "result.png"), load_image(whole / "result.png"))
 
 
+def test_one_face_drives_them_all(home, tmp_path):
+    several = dataclasses.replace(
+        config(home, tmp_path / "out"), expression=str(home / "both.png"), driver_face="all"
+    )
+    with pytest.raises(ValueError, match="2 faces are chosen to drive; choose one"):
+        transfer.main(several)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_cut_out_is_put_where_it_was(home):
     engine: Any = Engine(home / "model", home / "vgg", config(home, home).settings())
     photo = load_image(home / "both.png")
