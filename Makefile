@@ -43,7 +43,7 @@ lint: .venv/stamp
 
 # The site, in runs/site; a warning, or a page that fetches from another machine, is an error.
 docs: .venv/docs-stamp
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "Open runs/site/index.html"
 
 # The page, in a real browser.

@@ -22,6 +22,7 @@ from converters.source import (
     equalized,
     flattened,
     from_torch,
+    refuse_wrapped,
     rotated,
 )
 from converters.stylegan1 import LONGEST
@@ -271,6 +272,7 @@ def convert(opened: Opened, choice: Choice) -> Model:
             "size; leave --resolution out, and --network or give one of these"
         )
     name = name if name in found or not found else found[0]
+    refuse_wrapped(tensors[name] if found else tensors, "synthesis.b4.const", opened.path)
     said = str(opened.options.get("conv_clamp", CLAMP))
     if said.lower() not in ("none", "null") and not said.replace(".", "", 1).isdecimal():
         raise WeightError(f"{opened.path}: conv_clamp is '{shorten(said)}'; want a number or none")

@@ -4,12 +4,11 @@ python -m converters.convert --src FILE --dst FOLDER
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Annotated
 
 from converters import ada, rosinality1, rosinality2, stylegan1, stylegan2, vgg16
 from converters.networks import refuse_names
-from converters.source import Choice, Model, Opened, WeightError, open_weights
+from converters.source import Choice, Model, Opened, WeightError, names_in, open_weights
 from fxjax import files
 from fxjax.checkpoint import save_model
 from fxjax.cli import launch
@@ -46,7 +45,7 @@ def convert(opened: Opened, choice: Choice) -> Model:
             f"{opened.path}: a TensorFlow pickle of {', '.join(sorted(kinds))} without styles "
             "(a ProGAN?); StyleGAN and StyleGAN2 are supported"
         )
-    names = _names(opened.tensors)
+    names = names_in(opened.tensors)
     try:
         refuse_names(names)
     except WeightError as error:
@@ -67,16 +66,6 @@ def convert(opened: Opened, choice: Choice) -> Model:
         f"{opened.path}: a {opened.format} file with {len(names)} arrays ({', '.join(names[:3])}, "
         "...) that are neither VGG16, LPIPS heads nor a StyleGAN known here"
     )
-
-
-def _names(tensors: Mapping[str, object], prefix: str = "") -> list[str]:
-    found = []
-    for name, value in tensors.items():
-        if isinstance(value, Mapping):
-            found += _names(value, f"{prefix}{name}.")
-        else:
-            found.append(f"{prefix}{name}")
-    return found
 
 
 def write(model: Model, opened: Opened, destination: str, *, overwrite: bool) -> None:

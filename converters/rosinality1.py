@@ -20,6 +20,7 @@ from converters.source import (
     colours,
     fan_in,
     from_torch,
+    refuse_wrapped,
     rotated,
 )
 
@@ -199,13 +200,17 @@ def discriminator(weights: Mapping[str, np.ndarray], resolution: int, where: str
 def convert(opened: Opened, choice: Choice) -> Model:
     """A training checkpoint, or the averaged generator's state dict alone."""
     tensors = opened.tensors
-    whole = isinstance(tensors.get("g_running"), Mapping)
+    whole = [n for n in ("g_running", "generator") if isinstance(tensors.get(n), Mapping)]
     name = choice.network or "g_running"
-    if whole and name not in ("g_running", "generator"):
-        raise WeightError(f"{opened.path}: no network {name!r}; it has g_running, generator")
+    if whole and name not in whole:
+        raise WeightError(
+            f"{opened.path}: no network {name!r} in it; it has {', '.join(whole)}: "
+            f"give --network={whole[0]}"
+        )
     if not whole and choice.network:
         raise WeightError(f"{opened.path}: one state dict without names; leave --network out")
     weights = tensors[name] if whole else tensors
+    refuse_wrapped(weights, "generator.progression.0.conv1.input", opened.path)
     part = generator(weights, choice.resolution, f"{opened.path}: {name}")
     parts = {"generator": part}
     resolution = part[0]["resolution"]

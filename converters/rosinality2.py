@@ -28,6 +28,9 @@ from converters.source import (
     equalized,
     flattened,
     from_torch,
+    listed,
+    names_in,
+    refuse_wrapped,
     rotated,
 )
 
@@ -206,10 +209,14 @@ def convert(opened: Opened, choice: Choice) -> Model:
             f"{opened.path}: --resolution is for files that hold every size; leave it out"
         )
     if found and name not in found:
-        raise WeightError(f"{opened.path}: no network {name!r} in it; it has {', '.join(found)}")
+        raise WeightError(
+            f"{opened.path}: no network {name!r} in it; it has {', '.join(found)}: "
+            f"give --network={found[0]}"
+        )
     if not found and choice.network:
         raise WeightError(f"{opened.path}: one state dict without names; leave --network out")
     weights = bare(tensors[name] if found else tensors)
+    refuse_wrapped(weights, "convs.0.conv.modulation.weight", opened.path)
     average = weights.pop("latent_avg", None) if not found else tensors.get("latent_avg")
     parts = {"generator": generator(weights, average, f"{opened.path}: {name}")}
     if found and isinstance(tensors.get("d"), Mapping):
@@ -352,6 +359,12 @@ def convert_encoder(opened: Opened, choice: Choice) -> Model:
     added = said(options, "start_from_latent_avg", average is not None)
     if added and average is None:
         raise WeightError(f"{opened.path}: lacks latent_avg, which its codes start from")
+    for part in ("encoder.", "decoder."):
+        if not any(name.startswith(part) for name in weights):
+            raise WeightError(
+                f"{opened.path}: lacks {part}*, but holds {listed(names_in(tensors)[:2])}, ...; "
+                "an e4e or pSp file with both its encoder and its decoder is wanted"
+            )
     inside = {
         part: {n.removeprefix(part): w for n, w in weights.items() if n.startswith(part)}
         for part in ("encoder.", "decoder.")

@@ -66,16 +66,21 @@ def open_weights(path: str, *, sha256: str | None = None) -> Opened:
             the one whose `sha256` was given. Nothing else is raised, whatever the bytes.
     """
     try:
-        data = files.given(path).read_bytes()
+        place = files.given(path)
+    except ValueError as error:  # it names the path
+        raise WeightError(str(error)) from None
+    try:
+        data = place.read_bytes()
+    except Exception as error:  # those who read buckets raise kinds of their own
+        reason = getattr(error, "strerror", None) or shorten(str(error))
+        raise WeightError(f"{path}: cannot be read ({reason}); check the path") from error
+    try:
         digest = hashlib.sha256(data).hexdigest()
         if sha256 is not None and digest != sha256.strip().lower():
             raise WeightError(f"has sha256 {digest}, not {shorten(sha256)}; get the file again")
         return parse(path, digest, data)
     except (WeightError, KerasError) as error:
         raise WeightError(f"{path}: {error}") from error
-    except OSError as error:
-        reason = error.strerror or shorten(str(error))
-        raise WeightError(f"{path}: cannot be read ({reason}); check the path") from error
     except Exception as error:  # hostile bytes raise every kind; all of them mean damage
         raise WeightError(
             f"{path}: is damaged or cut short ({type(error).__name__}: {shorten(str(error))}); "
@@ -200,6 +205,29 @@ class Model:
     network: str
     license: str
     notes: Sequence[str] = ()
+
+
+def names_in(tensors: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The names of all arrays, those in nested dicts behind those of the dicts."""
+    found = []
+    for name, value in tensors.items():
+        if isinstance(value, Mapping):
+            found += names_in(value, f"{prefix}{name}.")
+        else:
+            found.append(f"{prefix}{name}")
+    return found
+
+
+def refuse_wrapped(weights: Mapping[str, Any], mark: str, path: str) -> None:
+    """WeightError if generators lie deeper in a file than they are read; each has `mark`."""
+    around = [name.removesuffix(mark) for name in names_in(weights) if name.endswith(mark)]
+    if around and "" not in around:
+        halved = " (an e4e or pSp file without its encoder?)" if "decoder" in around[0] else ""
+        raise WeightError(
+            f"{path}: holds a generator under '{shorten(around[0])}'{halved}, but it is read from "
+            "the file's own networks or from a state dict alone; save that generator's "
+            "state_dict() with torch.save and convert that file"
+        )
 
 
 class Reader:

@@ -64,7 +64,8 @@ def pick(opened: Opened, choice: Choice, average: str) -> tuple[Network, str]:
     name = choice.network or average
     if name not in opened.networks:
         raise WeightError(
-            f"{opened.path}: no network {name!r} in it; it has {', '.join(opened.networks)}"
+            f"{opened.path}: no network {name!r} in it; it has {', '.join(opened.networks)}: "
+            "choose one of the generators with --network"
         )
     if choice.resolution is not None:
         raise WeightError(

@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from typing import Annotated
 
 import numpy as np
-from etils import epath
 
-from fxjax import images
+from fxjax import files, images
 from fxjax.cli import launch
 from fxjax.training import data
 from fxjax.types import AnyPhoto, Photo
@@ -97,7 +96,7 @@ def main(config: Config) -> None:
 
     def pictures() -> Iterator[tuple[str, AnyPhoto]]:
         for row in rows:
-            picture = images.load_image(epath.Path(config.omi) / row["source_path"])
+            picture = images.load_image(files.absolute(config.omi) / row["source_path"])
             if picture.shape[0] != picture.shape[1] or picture.shape[0] < config.size:
                 raise ValueError(f"{row['source_path']} is {picture.shape}, no square to reduce")
             yield row["filename"], smaller(picture, config.size)

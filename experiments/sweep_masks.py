@@ -20,7 +20,7 @@ from fxjax.cli import launch
 from fxjax.codes import mix
 from fxjax.engine import Engine
 from fxjax.images import to_uint8
-from fxjax.runs import batch
+from fxjax.runs import batch, batch_page
 from fxjax.runs.batch import Known
 from fxjax.runs.pairs import Pair, Pairs, read_pairs
 from fxjax.runs.worklist import OK
@@ -76,7 +76,7 @@ def main(config: Config) -> None:
         effects = batch.row_table(done)
         files.write_table(out / "rows.csv", effects, digits=6)
         facts = {"pairs": str(len(done)), "model": config.model, "weight": f"{config.weight:g}"}
-        html = batch.mask_page(done, effects, facts)
+        html = batch_page.mask_page(done, effects, facts)
         files.write(out / "report.html", html.encode())
         print(f"{len(done)} pairs are done; open {out / 'report.html'}")
     if len(done) < len(rows):

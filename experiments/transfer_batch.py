@@ -19,7 +19,7 @@ from fxjax import assess, files, sharding, transfer_report
 from fxjax.cli import launch
 from fxjax.engine import Engine
 from fxjax.images import save_image
-from fxjax.runs import batch, transfer_flags
+from fxjax.runs import batch, batch_page, transfer_flags
 from fxjax.runs.batch import Known
 from fxjax.runs.pairs import Pair, Pairs, read_pairs
 from fxjax.runs.worklist import OK
@@ -93,7 +93,8 @@ def main(config: Config) -> None:
     files.write_table(out / "summary.csv", summary, digits=6)
     facts = {"pairs": str(len(rows)), "model": config.model, "weight": f"{config.weight:g}"}
     facts["device"] = sharding.described()
-    files.write(out / "report.html", batch.page(out, pairs, rows, summary, facts).encode())
+    html = batch_page.page(out, pairs, rows, summary, facts, entries)
+    files.write(out / "report.html", html.encode())
     failed = sum(row["status"] != OK for row in rows)
     for line in summary:
         numbers = {k: v for k, v in line.items() if isinstance(v, float) and not math.isnan(v)}

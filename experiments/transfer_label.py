@@ -19,6 +19,7 @@ from etils import epath
 from fxjax import files, steps, transfer_report
 from fxjax.cli import launch
 from fxjax.faces import align
+from fxjax.faces.preflight import COVERED, unseen
 from fxjax.images import contact_sheet, cut_out, save_image, to_uint8
 from fxjax.labels.engine import LabelEngine
 from fxjax.runs import worklist
@@ -39,6 +40,9 @@ class Config:
     strength: Annotated[float, "how much of it, from 0 (none) to 1"] = 1.0
     face: Annotated[str, "whose: largest, all, a number (left to right), or x,y"] = "largest"
     parts: Annotated[tuple[str, ...], "what changes: some of eyes,brows,mouth"] = Settings.parts
+    covered: Annotated[bool, "go on even if a mouth, or eyes that change, seem to be covered"] = (
+        False
+    )
 
 
 def main(config: Config) -> None:
@@ -55,10 +59,10 @@ def main(config: Config) -> None:
     note, rows = transfer_report.note(config.model), []
     names = worklist.photo_names(found)
     for path, name in steps.each(list(zip(found, names, strict=True)), "photos"):
-        row = {"photo": str(path), "name": name, "faces": 0, "status": "ok"}
+        row = {"photo": str(path), "name": name, "faces": 0, "changed": 0, "status": "ok"}
         try:
             faces, results = _changed(engine, config, path, wanted)
-            row["faces"] = len(faces)
+            row |= {"faces": faces[0].faces, "changed": len(faces)}
         except (ValueError, OSError) as error:
             row["status"] = " ".join(str(error).split())
             print(f"{name}: {row['status']}", file=sys.stderr)
@@ -79,8 +83,18 @@ def main(config: Config) -> None:
 def _changed(
     engine: LabelEngine, config: Config, path: epath.Path, wanted: tuple[str, ...]
 ) -> tuple[list[Located], list[Pixels]]:
-    """The chosen faces, and the photo with all of them changed, for each expression."""
-    faces = engine.locate(path, config.face)
+    """The faces that change, and the photo with all of them changed, for each expression."""
+    chosen = engine.locate(path, config.face)
+    if len(chosen) == 1:
+        for line in chosen[0].which(path.name):
+            print(line)
+    hidden = [(face, "" if config.covered else engine.hidden(face)) for face in chosen]
+    faces = [face for face, part in hidden if not part]
+    for face, part in hidden:
+        if part and faces:
+            print(f"{path.name}: the {part} of face {face.number} {COVERED[part]}; it stays")
+    if not faces:
+        raise ValueError(f"{path}: the {hidden[0][1]} of the face {unseen(hidden[0][1])}")
     results = [faces[0].photo] * len(wanted)
     for face in faces:
         for k, expression in enumerate(wanted):

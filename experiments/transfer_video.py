@@ -20,7 +20,7 @@ from fxjax import steps as shown
 from fxjax.cli import launch
 from fxjax.engine import Engine
 from fxjax.faces import align, expression
-from fxjax.faces.preflight import FAR_TURN
+from fxjax.faces.preflight import COVERED, FAR_TURN
 from fxjax.images import save_image
 from fxjax.runs import journal, transfer_flags, video
 from fxjax.runs.worklist import OK
@@ -65,8 +65,8 @@ def main(config: Config) -> None:
             yaw = float(expression.pose(face.landmarks)[0])
             if abs(yaw) > FAR_TURN:
                 row |= {"status": "turned", "message": f"turned by {yaw:.0f} degrees"}
-            elif engine.hidden(face):
-                row |= {"status": "covered", "message": "its mouth seems to be covered"}
+            elif part := engine.hidden(face):
+                row |= {"status": "covered", "message": f"its {part} {COVERED[part]}"}
             else:
                 found[number] = face.landmarks
         except ValueError as error:
@@ -77,7 +77,7 @@ def main(config: Config) -> None:
     if not found:
         raise ValueError(
             f"no face was found in any frame of {config.driver} that is turned by at most "
-            f"{FAR_TURN:.0f} degrees and whose mouth is in view"
+            f"{FAR_TURN:.0f} degrees and in which what changes is in view"
         )
     place = out / "codes" / "person.npz"
     own = jnp.asarray(journal.code(place, lambda: engine.encode([person]).code[0]))

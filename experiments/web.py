@@ -3,7 +3,7 @@
     python -m experiments.web
 
 Prints its address, on this machine only, and opens a browser if there is one. Every result is a
-folder in --home, as experiments.transfer writes it. Needs `pip install 'fxjax[web]'`.
+folder in --home, as experiments.transfer writes it. Needs `pip install '.[web]'` in a clone.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ class Config:
 def main(config: Config) -> None:
     """Serves until it is stopped."""
     if missing := [m for m in ("starlette", "uvicorn") if importlib.util.find_spec(m) is None]:
-        raise ValueError(f"the page needs {' and '.join(missing)}: pip install 'fxjax[web]'")
+        raise ValueError(f"the page needs {' and '.join(missing)}: pip install '.[web]' in a clone")
     from fxjax.web.server import serve  # only now: an extra of the package
 
     if not 0 <= config.port < 2**16:

@@ -117,7 +117,8 @@ def save_model(
     except FileExistsError:
         raise
     except Exception as error:  # Orbax and tensorstore raise many kinds when a disk is full
-        raise OSError(f"could not write {target}: {_first_line(error)}") from error
+        reason = error.strerror if isinstance(error, OSError) and error.errno else None
+        raise OSError(f"could not write {target}: {reason or _first_line(error)}") from error
 
 
 def read_card(directory: epath.PathLike) -> dict[str, Any]:
@@ -132,7 +133,7 @@ def read_card(directory: epath.PathLike) -> dict[str, Any]:
     if not (folder / CARD).exists():
         raise ValueError(f"{folder} is not a model folder: it has no {CARD}")
     try:
-        card = json.loads((folder / CARD).read_text())
+        card = json.loads((folder / CARD).read_bytes())  # in any of JSON's encodings
     except ValueError as error:
         raise Damaged(f"{folder / CARD} is not JSON ({error}); convert it again") from error
     if not isinstance(card, dict) or card.get("format") != FORMAT:

@@ -20,6 +20,7 @@ import ast
 import contextlib
 import dataclasses
 import difflib
+import errno
 import importlib.util
 import itertools
 import json
@@ -44,6 +45,7 @@ from typing import (
 
 import jax
 from absl import flags
+from etils import epath
 
 from fxjax import files, sharding
 
@@ -81,6 +83,8 @@ class Field(NamedTuple):
 HOME = pathlib.Path(__file__).resolve().parent.parent  # where the commands lie too
 HIDDEN = {"hdf5"}  # a process of its own for `converters.source`
 HELP = {"-h", "-help", "--help"}
+FULL = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
+GOES_ON = {"state", "checkpoints"}  # folders that a run goes on from
 PARSERS = {str: flags.ArgumentParser, int: flags.IntegerParser, float: flags.FloatParser}
 
 
@@ -155,7 +159,10 @@ def _import_ours(package: str) -> None:
 
 @contextlib.contextmanager
 def _record(config: Any) -> Iterator[None]:
-    """Writes <out>/config.json; takes it back if an error comes before anything else is there."""
+    """Writes <out>/config.json; takes it back if an error comes before anything else is there.
+
+    On a full disk a new folder goes away with all that is in it, unless a run can go on from that.
+    """
     out = getattr(config, "out", None)
     if out is None or jax.process_index() != 0:
         yield
@@ -163,13 +170,29 @@ def _record(config: Any) -> Iterator[None]:
     folder = files.absolute(out)
     fresh = not folder.exists()
     text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-    files.write(folder / "config.json", text.encode())
-    try:
-        yield
-    except BaseException:
-        if fresh and [path.name for path in folder.iterdir()] == ["config.json"]:
-            folder.rmtree()
-        raise
+    with files.made(folder):
+        files.write(folder / "config.json", text.encode())
+        try:
+            yield
+        except BaseException as error:
+            if fresh and (_is_bare(folder) or (_is_full(error) and not _goes_on(folder))):
+                folder.rmtree()
+            raise
+
+
+def _is_bare(folder: epath.Path) -> bool:
+    return [path.name for path in folder.iterdir()] == ["config.json"]
+
+
+def _is_full(error: BaseException) -> bool:
+    return isinstance(error, OSError) and any(line in str(error) for line in FULL)
+
+
+def _goes_on(folder: epath.Path) -> bool:
+    """Whether a folder, or one in it, holds what a run goes on from."""
+    return any(
+        path.is_dir() and (path.name in GOES_ON or _goes_on(path)) for path in folder.iterdir()
+    )
 
 
 def parse(config_class: type[Config], arguments: Sequence[str]) -> tuple[Config, Process]:

@@ -21,6 +21,7 @@ from fxjax import images, losses, sharding, zoo
 from fxjax.codes import invert, mix, whiten
 from fxjax.coding import Coding
 from fxjax.faces import detect, goal, mouth, reader
+from fxjax.faces.preflight import unseen
 from fxjax.nn.generator import Generator
 from fxjax.nn.vgg16 import VGG16
 from fxjax.ranking import Ranking
@@ -78,9 +79,9 @@ class Engine(Coding, Ranking):
         self.loss = losses.inverting(self.features, losses.INVERTING_LAYERS, mean, size=size)
         self.prepare(mean)
 
-    def hidden(self, face: Located) -> bool:
-        """Whether the mouth is to change and seems to be covered, and the settings mind that."""
-        return "mouth" in self.parts and not self.settings.covered and self.covered(face)
+    def hidden(self, face: Located) -> str:
+        """Which part that is to change seems to be covered, if the settings mind that."""
+        return "" if self.settings.covered else super().hidden(face)
 
     def driver(self, photo: Picture, face: str = "largest") -> Located:
         """The one face that drives. ValueError if there is none, or if several are chosen."""
@@ -90,18 +91,17 @@ class Engine(Coding, Ranking):
         return drivers[0]
 
     def check_seen(self, people: Sequence[Located], drivers: Sequence[Located]) -> None:
-        """ValueError if a driver's mouth is hidden, or those of all people.
+        """ValueError if a part that is to change is hidden in a driver, or in all people.
 
         Nothing can be read or drawn there.
         """
-        who = "face that changes" if people and all(map(self.hidden, people)) else ""
-        who = "driver" if any(map(self.hidden, drivers)) else who
+        parts = [self.hidden(person) for person in people]
+        who, part = ("face that changes", parts[0]) if parts and all(parts) else ("", "")
+        driving = next(filter(None, map(self.hidden, drivers)), "")
+        if driving:
+            who, part = "driver", driving
         if who:
-            raise ValueError(
-                f"the mouth of the {who} seems to be covered, so its expression cannot be seen: "
-                "take another photo, leave the mouth out of the parts that change, or go on "
-                "all the same (--covered)"
-            )
+            raise ValueError(f"the {part} of the {who} {unseen(part)}")
 
     def wish(self, person: Located, driver: Located) -> goal.Wish:
         """What the driver's photo asks of the person's expression, in the parts that change."""
@@ -208,8 +208,8 @@ class Engine(Coding, Ranking):
             tuned,
         )
 
-    def unchanged(self, person: Located, driver: Located, *, hidden: bool = False) -> Transfer:
-        """The transfer to a face that stays: expressions are alike, or its mouth is hidden."""
+    def unchanged(self, person: Located, driver: Located, *, hidden: str = "") -> Transfer:
+        """The transfer to a face that stays: expressions are alike, or a part is hidden."""
         warnings = self.preflight(person, driver)
         return unchanged(person, driver, warnings, self.generator, hidden=hidden)
 
@@ -225,7 +225,7 @@ class Engine(Coding, Ranking):
         """A transfer for each chosen face of `appearance`.
 
         Their changes add up: each one's `person.photo` is the one before's `image`, and the last
-        `image` has them all. Of several faces, those whose mouths are hidden stay as they are.
+        `image` has them all. Of several faces, those in which a part is hidden stay as they are.
         Raises ValueError if a photo has no such face or cannot be read.
         """
         progress = silent if progress is None else progress

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import functools
+import importlib.util
 import io
 import math
 import os
@@ -17,19 +18,42 @@ import numpy as np
 from etils import epath
 
 _LEFT = 600  # seconds after which what a dead process was writing is removed
-_KEPT = ("gs", "s3", "az")  # what epath reads; others are for browsers
+# What epath reads, and the package that it needs for it; other addresses are for browsers.
+BUCKETS = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
+_URL = r"data:|(?:https?|ftps?|file):/"
 
 
 def given(path: epath.PathLike) -> epath.Path:
-    """A path as it is. Raises ValueError for a URL."""
+    """A path as it is. Raises ValueError for a URL, and for a bucket that cannot be read here."""
     text = os.fspath(path)
-    kind = re.match(r"data(?=:)|(?:https?|ftps?|file)(?=:/)|[A-Za-z][A-Za-z0-9+.-]+(?=://)", text)
-    if kind and kind[0] not in _KEPT:
+    bare = text.strip(" \t\r\n'\"<>")  # what comes along when addresses are copied
+    scheme, remote, _ = text.partition("://")
+    if remote and scheme in BUCKETS:
+        needs = BUCKETS[scheme]
+        if not any(map(importlib.util.find_spec, (needs, "tensorflow"))):  # epath takes either
+            raise ValueError(
+                f"{text[:200]} is in a bucket, which needs {needs}: pip install {needs}, or "
+                "download it first and give the file"
+            )
+    elif bare.partition("://")[0] in BUCKETS and bare != text:
+        raise ValueError(f"{text[:200]!r} has spaces or quotes around it; leave them out")
+    elif remote or re.match(_URL, bare, re.IGNORECASE):
         raise ValueError(
-            f"{text[:200]} is a URL where a file is wanted: download it first and give the file "
+            f"{bare[:200]} is a URL where a file is wanted: download it first and give the file "
             "(gs:// is read as it is)"
         )
     return epath.Path(path)
+
+
+def first_time(folder: epath.Path, seen: set[str]) -> bool:
+    """Whether a folder is not among those `seen` yet, under any name; it is from now on.
+
+    What walks through folders asks this of each, since links may lead in a circle.
+    """
+    place = os.fspath(folder) if _bucket(folder) else os.path.realpath(folder)
+    new = place not in seen
+    seen.add(place)
+    return new
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
@@ -67,7 +91,7 @@ def local(path: epath.PathLike) -> Iterator[str]:
             write(target, epath.Path(name).read_bytes())
         return
     temporary = _sibling(target, "tmp")
-    with _made(target.parent), _naming(target):
+    with made(target.parent), _naming(target, temporary):
         try:
             yield os.fspath(temporary)
             temporary.replace(target)
@@ -85,15 +109,11 @@ def filled(path: epath.PathLike) -> Iterator[epath.Path]:
     """
     target = absolute(path)
     temporary = _sibling(target / "new", "tmp")
-    with _made(target), _naming(target):
+    with made(target), _naming(target, temporary):
         try:
             temporary.mkdir()
             yield temporary
             _move(temporary, target)
-        except OSError as error:
-            if error.filename is not None:  # the user knows no temporary folders
-                error.filename = str(error.filename).replace(os.fspath(temporary), str(target))
-            raise
         finally:
             _away(temporary)
 
@@ -108,12 +128,12 @@ def _move(source: epath.Path, target: epath.Path) -> None:
 
 
 @contextlib.contextmanager
-def _made(folder: epath.Path) -> Iterator[None]:
+def made(folder: epath.Path) -> Iterator[None]:
     """Makes a folder; after an error those that were made and are empty are removed again."""
     chain = () if _bucket(folder) else (folder, *folder.parents)
     new = [each for each in chain if not os.path.lexists(each)]
     try:
-        with _naming(folder):
+        with _naming(folder, folder):
             folder.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
         yield
@@ -125,14 +145,19 @@ def _made(folder: epath.Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _naming(path: epath.Path) -> Iterator[None]:
-    """Errors of the system name the path, as those of a full disk do not."""
+def _naming(path: epath.Path, temporary: epath.Path) -> Iterator[None]:
+    """Errors of the system name the path, not what is written in its stead, nor nothing at all.
+
+    Those of a full disk name nothing.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno is None or error.filename is not None:
+        if error.errno is None:
             raise
-        raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from error
+        named = os.fspath(path if error.filename is None else str(error.filename))
+        name = named.replace(os.fspath(temporary), os.fspath(path))
+        raise OSError(error.errno, os.strerror(error.errno), name) from error
 
 
 def _away(path: epath.Path) -> None:
@@ -207,7 +232,7 @@ def new_folder(
             _upload(epath.Path(folder), target, marker)
         return
     temporary, old = _sibling(target, "tmp"), _sibling(target, "old")
-    with _made(target.parent), _naming(target):
+    with made(target.parent), _naming(target, temporary):
         try:
             temporary.rmtree(missing_ok=True)  # of a killed process that had the same number
             temporary.mkdir()

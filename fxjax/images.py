@@ -187,6 +187,8 @@ def _decoded(data: bytes, name: str) -> tuple[Photo, Cutout | None]:
             if width * height > _MOST_PIXELS:
                 raise ValueError(f"{width}x{height} pixels are more than 120 million")
             picture.load()
+            if picture.format == "PNG":
+                _scale_key(picture, data[24])
             with contextlib.suppress(Exception):  # a broken EXIF block
                 ImageOps.exif_transpose(picture, in_place=True)
             return _srgb(picture)
@@ -200,12 +202,26 @@ def _decoded(data: bytes, name: str) -> tuple[Photo, Cutout | None]:
         raise ValueError(f"{name} cannot be read: {reason}") from None
 
 
+def _scale_key(picture: Pillow.Image, depth: int) -> None:
+    """The colour that a PNG says is clear, from the file's bits to those of Pillow's pixels."""
+    key = picture.info.get("transparency")
+    if picture.mode == "L" and isinstance(key, int) and depth in (2, 4):
+        picture.info["transparency"] = key * 255 // (2**depth - 1)
+    elif picture.mode == "RGB" and isinstance(key, tuple) and depth == 16:
+        picture.info["transparency"] = tuple(part >> 8 for part in key)
+
+
 def _srgb(picture: Pillow.Image) -> tuple[Photo, Cutout | None]:
     """Any kind of pixels as opaque sRGB, and with their alpha if any is clear."""
     if picture.mode == "F" or (picture.mode == "I" and np.asarray(picture).max() > 65535):
         raise ValueError("its pixels have more than 16 bits; save it with 8")
     if picture.mode.startswith("I"):
-        picture = Pillow.fromarray((np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8))
+        pixels, about = np.asarray(picture).astype(np.uint16), dict(picture.info)
+        picture = Pillow.fromarray((pixels >> 8).astype(np.uint8))
+        key = about.pop("transparency", None)
+        if isinstance(key, int):
+            picture.putalpha(Pillow.fromarray(np.where(pixels == key, 0, 255).astype(np.uint8)))
+        picture.info |= about  # such as its colour profile
     if picture.mode == "CMYK" and picture.format == "JPEG" and "adobe" not in picture.info:
         picture = ImageChops.invert(picture)  # Pillow takes every JPEG's inks for Adobe's inverted
     alpha = None

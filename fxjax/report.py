@@ -1,7 +1,9 @@
 """Reports: one HTML file that can be opened anywhere and sent, and contact sheets.
 
-The file holds its pictures, its curves and the few lines that sort its table, asks for nothing
-from outside (its own policy forbids it), and turns into cards on a phone.
+The file holds its pictures, its curves and the few lines that sort its tables, asks for nothing
+from outside (its own policy forbids it), and turns into cards on a phone. A page begins with the
+result, before and after, and says in words what it is worth; tables and their meaning follow, and
+the facts of the run come last.
 """
 
 import base64
@@ -9,16 +11,21 @@ import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
+from urllib.parse import quote
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 
 from fxjax.images import contact_sheet
+from fxjax.report_look import LARGE, PAGE, POLICY, SORT, STYLE
 from fxjax.types import Photo, Photos
 
-THUMBNAIL = 192  # pixels: shown at half of it, so that it is sharp on a fine screen
-WIDEST = 400  # pixels: strips of pictures are shrunk to this
+THUMBNAIL = 256  # pixels: shown at 96, opened at all of them
+SHOWN = 96  # pixels of a thumbnail's height
+WIDEST, ACROSS = 640, 200  # pixels: strips of pictures are shrunk to this, and shown at that
+COLUMN = 1120  # pixels: as wide as a page's text gets
+NAMED = 6  # of those of one verdict; all are in the table
 
 
 class Picture(NamedTuple):
@@ -35,13 +42,26 @@ class Link(NamedTuple):
     href: str
 
 
+class Bits(NamedTuple):
+    """A cell that shows a mask of 0s and 1s as squares, filled where it is 1."""
+
+    mask: str
+
+
+class Shown(NamedTuple):
+    """A cell of any text, which sorts by a number."""
+
+    text: str
+    value: float | int
+
+
 class Curve(NamedTuple):
     """A cell that shows positive numbers over time, on a logarithmic scale."""
 
     values: Sequence[float]
 
 
-Cell = str | int | float | Picture | Curve | Link | None
+Cell = str | int | float | Picture | Bits | Shown | Curve | Link | None
 
 
 def page(
@@ -51,22 +71,44 @@ def page(
     rows: Iterable[Sequence[Cell]],
     *,
     above: str = "",
+    notes: Mapping[str, str] | None = None,
 ) -> str:
-    """A report as HTML: a title, facts as pairs, and a table that sorts by any column.
+    """A report as HTML: a title, a table that sorts by any column, then facts as pairs.
 
     All text is escaped, but for `above`, which is HTML that comes before the table. `rows` may be a
-    generator, so that pictures need not be there at once.
+    generator, so that pictures need not be there at once. `notes` say what columns mean.
     """
-    titles = "".join(sorting(name) for name in head)
+    return document(title, facts, above + table(head, rows, notes or {}))
+
+
+def table(
+    head: Sequence[str], rows: Iterable[Sequence[Cell]], notes: Mapping[str, str] | None = None
+) -> str:
+    """A table that sorts by any column, as cards on a phone, and under it what columns mean."""
+    return framed(head, (_row(head, row) for row in rows), notes or {})
+
+
+def framed(
+    head: Sequence[str], lines: Iterable[str], notes: Mapping[str, str], kind: str = ""
+) -> str:
+    """A table of class `kind` around its rows as HTML, whose cells have their column's label."""
+    titles = "".join(sorting(name, notes.get(name, "")) for name in head)
     options = "".join(
         f'<option value="{index}">{escape(name)}</option>' for index, name in enumerate(head)
     )
-    lines = "\n".join(_row(head, row) for row in rows)
-    body = (
-        f'{above}<label>Sort by <select>{options}</select></label>\n<table class="sorts all">\n'
-        f"<thead><tr>{titles}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n</table>"
+    rows = "\n".join(lines)
+    return (
+        f'<div class="wide"><label>Sort by <select>{options}</select></label>\n'
+        f'<table class="sorts cards {kind}">\n<thead><tr>{titles}</tr></thead>\n'
+        f"<tbody>\n{rows}\n</tbody>\n</table></div>\n{legend(notes)}"
     )
-    return document(title, facts, body, style=_TABLE_STYLE)
+
+
+def legend(notes: Mapping[str, str]) -> str:
+    """What names mean, under what they name; nothing for none."""
+    lines = (f"<b>{escape(name)}</b>: {escape(note)}" for name, note in notes.items())
+    text = "<br>".join(lines)
+    return f'<p class="note">{text}</p>' if text else ""
 
 
 def sorting(name: str, note: str = "") -> str:
@@ -75,12 +117,43 @@ def sorting(name: str, note: str = "") -> str:
     return f'<th{title}><button type="button">{escape(name)}</button></th>'
 
 
+def sorts_by(number: float | int) -> str:
+    """The attribute of a cell that says by what number it sorts."""
+    return f' data-value="{float(number)!r}"'.replace("inf", "Infinity").replace("nan", "NaN")
+
+
 def document(
     title: str, facts: Mapping[str, str], body: str, *, style: str = "", script: str = ""
 ) -> str:
-    """A page as HTML: a title, facts as pairs, then `body`, whose texts are escaped already."""
-    body = f"{pairs(facts)}\n{body}\n<script>{_LARGE}{_SORT}{script}</script>"
-    return _PAGE.format(title=escape(title), policy=_POLICY, style=_STYLE + style, body=body)
+    """A page as HTML: a title, `body`, whose texts are escaped already, then facts as pairs."""
+    run = f"<h2>Run</h2>\n{pairs(facts)}\n" if facts else ""
+    body = f"{body}\n{run}<script>{LARGE}{SORT}{script}</script>"
+    return PAGE.format(title=escape(title), policy=POLICY, style=STYLE + style, body=body)
+
+
+def verdict(sentence: str, good: bool = True) -> str:
+    """What a page has to say, in words."""
+    return f'<p class="verdict{"" if good else " bad"}">{escape(sentence)}</p>'
+
+
+def verdicts(said: Mapping[str, str], good: str, noun: str) -> str:
+    """How many of the named are good, and in lines what is said of the others.
+
+    `said` is what is said of each name, `good` what is said of a good one, and `noun` what they
+    are, in the plural.
+    """
+    others: dict[str, list[str]] = {}
+    for name, text in said.items():
+        if text != good:
+            others.setdefault(text, []).append(name)
+    count = len(said) - sum(map(len, others.values()))
+    lines = []
+    for text, names in others.items():
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        lines.append(f"<li>{escape(', '.join(names[:NAMED]) + more)}: {escape(text)}</li>")
+    items = f"<ul>{''.join(lines)}</ul>" if lines else ""
+    whole = good if count == 1 else good.replace("looks", "look", 1)
+    return verdict(f"{count} of {len(said)} {noun} {whole}.", not others) + items
 
 
 def pairs(facts: Mapping[str, str]) -> str:
@@ -94,27 +167,39 @@ def pairs(facts: Mapping[str, str]) -> str:
 
 def bars(labels: Sequence[str], means: Sequence[float], widths: Sequence[float]) -> str:
     """Horizontal bars with their intervals (half widths); what is not a number is left out."""
-    ends = [abs(m) + (w if math.isfinite(w) else 0) for m, w in zip(means, widths, strict=True)]
-    most = max([end for end in ends if math.isfinite(end)] + [1e-9])
-    middle = 290 if any(mean < 0 for mean in means) else 80
-    scale = (540 - middle) / most
+    known = [
+        (mean, width if math.isfinite(width) else 0.0) if math.isfinite(mean) else None
+        for mean, width in zip(means, widths, strict=True)
+    ]
+    low = min([mean - width for mean, width in filter(None, known)] + [0.0])
+    high = max([mean + width for mean, width in filter(None, known)] + [0.0])
+    across = lambda length: 100 * length / max(high - low, 1e-9)  # per cent of the bars' column
     lines = []
-    for i, (label, mean, width) in enumerate(zip(labels, means, widths, strict=True)):
-        top = 22 * i + 4
-        lines.append(f'<text x="0" y="{top + 12}">{escape(label)}</text>')
-        if not math.isfinite(mean):
-            continue
-        left = middle + min(mean, 0) * scale
-        bar = f'<rect x="{left:.1f}" y="{top}" width="{abs(mean) * scale:.1f}" height="15"/>'
-        text = f"{mean:+.3f}"
-        if math.isfinite(width):
-            low, high = (middle + (mean + sign * width) * scale for sign in (-1, 1))
-            bar += f'<path d="M{low:.1f} {top + 7.5}H{high:.1f}"/>'
-            text += f" \u00b1 {width:.3f}"
-        lines.append(f'{bar}<text x="548" y="{top + 12}">{text}</text>')
+    for label, one in zip(labels, known, strict=True):
+        inside, text = "", "not measured"
+        if one is not None:
+            mean, width = one
+            left, long = across(min(mean, 0) - low), across(abs(mean))
+            inside = f'<i style="left: {left:.2f}%; width: {long:.2f}%"></i>'
+            text = f"{mean:+.3f}" if low < 0 else f"{mean:.3f}"
+            if width:
+                ends = across(mean - width - low), across(2 * width)
+                inside += f'<b style="left: {ends[0]:.2f}%; width: {ends[1]:.2f}%"></b>'
+                text += f" \u00b1 {width:.3f}"
+        lines.append(f"<dt>{escape(label)}</dt><dd>{inside}</dd><dd>{text}</dd>")
+    return f'<dl class="bars">{"".join(lines)}</dl>'
+
+
+def bits(mask: str) -> str:
+    """A mask of 0s and 1s as squares."""
+    squares = "".join(
+        f'<rect x="{6 * i}" width="5" height="5" class="{"on" if bit == "1" else "off"}"/>'
+        for i, bit in enumerate(mask)
+    )
+    wide = 6 * len(mask)
     return (
-        f'<svg class="bars" viewBox="0 0 650 {22 * len(labels) + 4}" role="img">'
-        f"{''.join(lines)}</svg>"
+        f'<svg class="bits" viewBox="0 0 {wide} 5" width="{min(wide, 96)}" height="7">'
+        f"<title>{escape(mask)}</title>{squares}</svg>"
     )
 
 
@@ -127,47 +212,64 @@ def pairs_sheet(
 
 
 def _row(head: Sequence[str], row: Sequence[Cell]) -> str:
-    cells = "".join(_cell(name, cell) for name, cell in zip(head, row, strict=True))
+    who = next((text for text in map(_name, row) if text), "")
+    cells = "".join(_cell(name, cell, who) for name, cell in zip(head, row, strict=True))
     return f"<tr>{cells}</tr>"
 
 
-def _cell(name: str, cell: Cell) -> str:
+def _name(cell: Cell) -> str:
+    """What a row may be called by: its first text."""
+    return cell.text if isinstance(cell, Link) else cell if isinstance(cell, str) else ""
+
+
+def _cell(name: str, cell: Cell, who: str) -> str:
     label = f' data-label="{escape(name)}"'
     if cell is None or cell == "":
         return f'<td{label} class="none"></td>'
     if isinstance(cell, Picture):
-        return f'<td{label} class="picture">{image_tag(cell)}</td>'
+        tag = image_tag(cell, alt=f"{name}: {who}" if who else name)
+        return f'<td{label} class="picture">{tag}</td>'
     if isinstance(cell, Link):
-        return f'<td{label} class="text"><a href="{escape(cell.href)}">{escape(cell.text)}</a></td>'
+        place = quote(cell.href, errors="surrogateescape")
+        return f'<td{label} class="text"><a href="{escape(place)}">{escape(cell.text)}</a></td>'
     if isinstance(cell, Curve):
         return f'<td{label} class="picture">{_svg(cell.values)}</td>'
+    if isinstance(cell, Bits):
+        return f'<td{label} class="mask">{bits(cell.mask)}</td>'
     if isinstance(cell, str):
         return f'<td{label} class="text">{escape(cell)}</td>'
-    text = str(cell) if isinstance(cell, int) else f"{cell:.3g}"
-    return f'<td{label} class="number" data-value="{float(cell)!r}">{text}</td>'
+    if not isinstance(cell, Shown):
+        cell = Shown(str(cell) if isinstance(cell, int) else f"{cell:.3g}", float(cell))
+    return f'<td{label} class="number"{sorts_by(cell.value)}>{escape(cell.text)}</td>'
 
 
-def image_tag(picture: Picture, shown: int = 96) -> str:
-    """An <img> that holds its picture, `shown` pixels high at most. A click enlarges it."""
+def image_tag(picture: Picture, shown: int = SHOWN, alt: str = "", across: int = 0) -> str:
+    """An <img> that holds its picture, `shown` pixels high at most. A click enlarges it.
+
+    It is `across` pixels wide at most, or, if that is 0, as wide as high, and strips 200.
+    """
     height, width = picture.pixels.shape[:2]
     source = _source(picture.pixels, min(1.0, picture.side / height, WIDEST / width))
-    down = min(shown, WIDEST // 2 * height / width)
+    down = min(shown, (across or max(ACROSS, shown)) * height / width)
     sides = f'width="{round(down * width / height)}" height="{round(down)}"'
-    return f'<img alt="" {sides} src="{source}">'
+    return f'<img alt="{escape(alt)}" {sides} src="{source}">'
 
 
-def slider(before: Photo, after: Photo, side: int = 720) -> str:
-    """A photo before and after, one over the other, and a handle that moves the line between."""
+def slider(
+    before: Photo, after: Photo, side: int = COLUMN, names: tuple[str, str] = ("before", "after")
+) -> str:
+    """Two pictures of one size, one over the other, and a handle that moves the line between."""
     height, width = after.shape[:2]
     scale = min(1.0, side / max(height, width))
     first, second = (_source(photo, scale) for photo in (before, after))
-    ratio = f"--ratio: {width / height:.4f}; aspect-ratio: {width} / {height}"
+    own, other = map(escape, names)
     return (
-        f'<div class="slider" style="{ratio}"><img alt="after" src="{second}">'
-        f'<img alt="before" class="before" src="{first}"><i></i>'
-        '<span class="tag">before</span><span class="tag right">after</span>'
+        f'<div class="slider" style="--ratio: {width / height:.4f}; '
+        f'--wide: {round(width * scale)}px; aspect-ratio: {width} / {height}">'
+        f'<img alt="{other}" src="{second}"><img alt="{own}" class="before" src="{first}"><i></i>'
+        f'<span class="tag">{own}</span><span class="tag right">{other}</span>'
         '<input type="range" min="0" max="100" value="50" '
-        'aria-label="How much of the photo before is shown"></div>'
+        f'aria-label="How much of the photo {own} is shown"></div>'
     )
 
 
@@ -178,7 +280,7 @@ def _source(photo: Photo, scale: float) -> str:
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
     small = cv2.resize(photo, size, interpolation=way)
     bgr = np.ascontiguousarray(small[..., ::-1])
-    _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 88])
+    _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 85])
     return f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"
 
 
@@ -212,150 +314,3 @@ def _svg(values: Sequence[float]) -> str:
 def escape(text: str) -> str:
     """Safe in HTML text and attributes, and in UTF-8 whatever a file name holds."""
     return html.escape(text.encode(errors="backslashreplace").decode())
-
-
-_STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8882; --strong: #d9480f; }
-body { font: 15px/1.45 system-ui, sans-serif; margin: 1.5rem auto; max-width: 82rem;
-  padding: 0 1rem; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin: 1.8rem 0 .5rem; }
-p { margin: .2rem 0 .5rem; }
-dl { display: flex; flex-wrap: wrap; gap: .4rem 1.6rem; margin: 0 0 1.2rem; }
-dt { font-size: .8rem; opacity: .7; } dd { margin: 0; overflow-wrap: anywhere; }
-.wide { overflow-x: auto; }
-.sorts th button { all: unset; cursor: pointer; padding: .35rem .3rem; font-weight: 600; }
-.sorts th button:focus-visible { outline: 2px solid; }
-.sorts th[aria-sort=ascending] button::after { content: " \\2191"; content: " \\2191" / ""; }
-.sorts th[aria-sort=descending] button::after { content: " \\2193"; content: " \\2193" / ""; }
-table { border-collapse: collapse; }
-th, td { padding: .3rem .7rem .3rem 0; border-top: 1px solid var(--line); text-align: left; }
-thead th { border-top: 0; } tbody th { font-weight: inherit; }
-.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.note { font-size: .85rem; opacity: .8; max-width: 46rem; }
-figure { margin: 0; min-width: 0; } figcaption { font-size: .8rem; overflow-wrap: anywhere; }
-img { display: block; border-radius: 3px; max-width: 100%; height: auto; }
-svg { display: block; background: var(--soft); border-radius: 3px; }
-svg text { font-size: 10px; fill: currentColor; opacity: .75; }
-polyline { fill: none; stroke: currentColor; stroke-width: 1.5; }
-svg.bars { width: 100%; max-width: 44rem; height: auto; background: none; }
-.bars text { font-size: 12px; opacity: 1; } .bars rect { fill: #1971c2; }
-.bars path { stroke: currentColor; stroke-width: 1.5; }
-img[role=button] { cursor: zoom-in; }
-dialog { border: 0; padding: 0; background: none; max-width: 96vw; max-height: 96vh; }
-dialog::backdrop { background: #000c; }
-dialog img { max-width: 94vw; max-height: 92vh; cursor: zoom-out; }
-.slider { --at: 50%; position: relative; overflow: hidden; border-radius: 6px;
-  width: min(100%, 36rem, calc(80vh * var(--ratio))); }
-.slider img { position: absolute; inset: 0; width: 100%; height: 100%; max-width: none; }
-.slider .before { clip-path: inset(0 calc(100% - var(--at)) 0 0); }
-.slider i { position: absolute; inset: 0 auto 0 var(--at); width: 2px; background: #fff;
-  box-shadow: 0 0 3px #000; pointer-events: none; }
-.slider i::after { content: "\\2039 \\203a"; position: absolute; top: 50%; left: 1px; color: #222;
-  background: #fff; border-radius: 50%; width: 2.4rem; line-height: 2.4rem; text-align: center;
-  transform: translate(-50%, -50%); font-style: normal; box-shadow: 0 0 4px #0008; }
-.slider .tag { position: absolute; top: .5rem; left: .5rem; background: #0009; color: #fff;
-  font-size: .8rem; padding: .1rem .5rem; border-radius: 1rem; pointer-events: none; }
-.slider .tag.right { left: auto; right: .5rem; }
-.slider input { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: 0;
-  cursor: ew-resize; touch-action: pan-y; }
-.slider:focus-within { outline: 3px solid var(--strong); }
-@media (max-width: 600px) { body { margin: .8rem auto; padding: 0 .7rem; } }
-"""
-
-_LARGE = """
-const large = document.createElement("dialog");
-document.body.append(large);
-large.addEventListener("click", () => large.close());
-for (const image of document.querySelectorAll("img")) {
-  if (image.closest(".slider")) continue;
-  const name = image.closest("figure, td, th")?.textContent.trim().slice(0, 80);
-  image.tabIndex = 0;
-  image.setAttribute("role", "button");
-  image.setAttribute("aria-label", `Enlarge ${name || "this picture"}`);
-  const open = () => {
-    const copy = new Image(Math.max(image.naturalWidth, Math.min(640, 3 * image.naturalWidth)));
-    copy.src = image.src;
-    copy.alt = name || "";
-    large.replaceChildren(copy);
-    large.showModal();
-  };
-  image.addEventListener("click", open);
-  image.addEventListener("keydown", event => {
-    if (event.key === "Enter" || event.key === " ") { event.preventDefault(); open(); }
-  });
-}
-for (const slider of document.querySelectorAll(".slider")) {
-  const handle = slider.querySelector("input");
-  const move = () => slider.style.setProperty("--at", `${handle.value}%`);
-  handle.addEventListener("input", move);
-  move();
-}
-"""
-
-_TABLE_STYLE = """
-table { width: 100%; }
-th { position: sticky; top: 0; background: Canvas; }
-td { padding: .3rem; vertical-align: middle; overflow-wrap: anywhere; }
-td.text { min-width: 6.5rem; } td.number { text-align: left; } td.picture { width: 1px; }
-img { max-width: none; }
-label { display: none; }
-@media (max-width: 900px) {
-  body { margin: .8rem auto; padding: 0 .7rem; }
-  label { display: block; margin-bottom: .8rem; }
-  select { font: inherit; }
-  table, tbody { display: block; } thead { display: none; }
-  tr { display: flex; flex-wrap: wrap; align-items: flex-end; gap: .3rem .6rem;
-    border: 1px solid var(--line); border-radius: 8px; padding: .6rem; margin-bottom: .8rem; }
-  td { border: 0; padding: 0; } td.none { display: none; }
-  td.picture { width: auto; max-width: 100%; }
-  img { max-width: 100%; }
-  td:not(.picture) { flex: 1 1 40%; } td:not(.picture):not(.number) { flex-basis: 100%; }
-  td::before { content: attr(data-label); display: block; font-size: .75rem; opacity: .7; }
-}
-"""
-
-_SORT = """
-document.querySelectorAll("table.sorts").forEach(table => {
-const body = table.tBodies[0], heads = [...table.tHead.rows[0].cells];
-const select = table.classList.contains("all") ? document.querySelector("select") : null;
-function sort(index, down) {
-  const key = row => {
-    const cell = row.cells[index];
-    return "value" in cell.dataset ? Number(cell.dataset.value) : cell.textContent;
-  };
-  const empty = value => value === "" || Number.isNaN(value);
-  const rows = [...body.rows].map(row => [key(row), row]);
-  rows.sort(([a], [b]) => {
-    if (empty(a) || empty(b)) return empty(a) - empty(b);
-    const order = typeof a === "number" && typeof b === "number"
-      ? (a > b) - (a < b) : String(a).localeCompare(String(b), undefined, {numeric: true});
-    return down ? -order : order;
-  });
-  rows.forEach(([, row]) => body.append(row));
-  heads.forEach((head, i) => {
-    if (i === index) head.setAttribute("aria-sort", down ? "descending" : "ascending");
-    else head.removeAttribute("aria-sort");
-  });
-}
-heads.forEach((head, index) => head.firstChild.addEventListener("click",
-  () => sort(index, head.getAttribute("aria-sort") === "ascending")));
-if (select) select.addEventListener("change", () => sort(Number(select.value), false));
-});
-"""
-
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>{title}</h1>
-{body}
-</body>
-</html>
-"""

@@ -19,6 +19,8 @@ _BOMS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _SEPARATORS = ",;\t"
+_SAID = re.compile(r'\s*"?sep=([^\r\n"])[",;\t ]*(?:\r\n?|\n|$)', re.IGNORECASE)
+_BREAK = re.compile(r"\r\n?|\n")
 
 
 class Row(dict[str, str]):
@@ -44,28 +46,37 @@ class Row(dict[str, str]):
         return self[column]
 
     def float(self, column: str) -> float:
-        """The cell as a number, with a decimal comma where ";" parts cells. Raises ValueError."""
+        """The cell as a number; a comma is the decimal one unless it parts cells.
+
+        Raises ValueError, also for 1,000, which may be meant as one or as a thousand.
+        """
         text = self.filled(column)
+        if re.fullmatch(r"[+-]?[1-9]\d{0,2},\d{3}", text) and not self._comma:
+            whole, decimal = text.replace(",", ""), text.replace(",", ".")
+            raise self.error(column, f"{text!r} may be {whole} or {decimal}: write one of these")
         try:
             return float(text if self._comma else text.replace(",", "."))
         except ValueError:
-            raise self.error(column, f"{text[:40]!r} is no number") from None
+            hint = "; write it like 1234.5" if re.search(r"\d[,.' ]\d", text) else ""
+            raise self.error(column, f"{text[:40]!r} is no number{hint}") from None
 
 
-def read(path: epath.PathLike) -> list[Row]:
+def read(path: epath.PathLike, *wanted: str) -> list[Row]:
     """The rows of a CSV file whose first line names the columns; blank rows are left out.
 
     Cells are parted by commas, semicolons or tabs, whichever the first line has most of; a line
     such as `sep=;` before it says so. The text is UTF-8, or what its byte order mark says.
     Columns without a name are left out. Raises FileNotFoundError, or ValueError with the file, row
-    and column: no text, a column named twice, or a row with more cells than there are names.
+    and column: no text, no columns, one named twice, a row with more cells than there are names;
+    if columns are `wanted`, also where one is not there or there are no rows.
     """
     source = files.absolute(path)
     if not source.exists() or source.is_dir():
         raise FileNotFoundError(f"no table {source}")
     lines = text(source)
-    said = re.match(r"sep=(.)\r?\n", lines)
-    first = lines[said.end() if said else 0 :].partition("\n")[0]
+    said = _SAID.match(lines)
+    skipped = len(_BREAK.findall(said[0])) if said else 0
+    first = next((line for line in _BREAK.split(lines) if line.strip(f'{_SEPARATORS}" ')), lines)
     bare = re.sub(r'"[^"]*"', "", first)
     separator = said[1] if said else max(_SEPARATORS, key=bare.count)
     reader = csv.reader(io.StringIO(lines, newline=""), delimiter=separator)
@@ -74,7 +85,7 @@ def read(path: epath.PathLike) -> list[Row]:
     try:
         for number, raw in enumerate(reader, start=1):
             cells = [unicodedata.normalize("NFC", cell.strip()) for cell in raw]
-            if not any(cells) or (said and number == 1):
+            if not any(cells) or number <= skipped:
                 continue
             if names is None:
                 names = cells
@@ -91,6 +102,15 @@ def read(path: epath.PathLike) -> list[Row]:
             rows.append(Row(named, source, number, separator == ","))
     except csv.Error as error:
         raise ValueError(f"{source}: row {number + 1} is no CSV: {error}") from None
+    if names is None:
+        raise ValueError(f"{source} is empty; its first line must name the columns")
+    came = ", ".join(name for name in names if name)
+    if missing := [name for name in wanted if name not in names]:
+        raise ValueError(
+            f"{source} has no column {', '.join(missing)}; its first line names {came}"
+        )
+    if wanted and not rows:
+        raise ValueError(f"{source} has no rows below its first line, which names {came}")
     return rows
 
 

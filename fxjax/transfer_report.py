@@ -1,6 +1,7 @@
 """What experiments.transfer writes for a face: pictures, codes, the ranking, and a page.
 
-The page has the photos, the ranked masks, what each row does, and the time spent.
+The page has the result over the photo, what is to be said of it, the ranked masks, what each row
+does, the faces, what other methods reach, and the time spent.
 """
 
 import math
@@ -15,13 +16,36 @@ from fxjax import __version__, assess, files
 from fxjax.codes import mix
 from fxjax.engine import Engine
 from fxjax.images import save_image, to_uint8
-from fxjax.report import Picture, document, escape, image_tag, pairs, slider, sorting
+from fxjax.report import (
+    Picture,
+    bits,
+    document,
+    escape,
+    image_tag,
+    legend,
+    slider,
+    sorting,
+    sorts_by,
+    verdict,
+)
 from fxjax.transfer_types import Ranked, Transfer
 from fxjax.types import AnyPhoto, Photos
 
 SHOWN = 24  # best masks on the contact sheet
+OPENED = 400  # pixels of height of a method's picture when it is opened
 DOTS = 4096  # masks in the plot
 WIDE, HIGH = 560, 360  # of the plot
+MEASURES = {
+    "gain": "how far the expression went from the first's to the second's, read from landmarks "
+    "(0: none, 1: all of the way)",
+    "identity to first": "dlib's distance of identity; lower is more alike, below 0.6 is one "
+    "person",
+    "identity to second": "the same distance to whose expression it is; higher is better",
+    "outside": "PSNR in dB to the photo beside the eyes, brows and mouth; higher is less changed",
+    "E": "what is left of the way to the expression (0: there); masks are ranked by E and A, of "
+    "the generator's picture before it is put back",
+    "A": "how far the appearance went from the first's (0: kept)",
+}  # what the fields of `Assessed` are called, in its order, and what they mean
 
 
 def mask_text(mask: np.ndarray) -> str:
@@ -85,14 +109,11 @@ def page(
         faces += [(names[2], drawn[2])]
         if result.figures:
             faces += [(result.drawn, result.face)]
-    parts = [f'<section class="hero">{hero}</section>']
-    if result.kept:
-        parts.append(f"<p>{escape(result.kept.capitalize())}.</p>")
-    else:
-        wrong = "" if result.verdict.good else " bad"
-        parts.append(f'<p><span class="chip{wrong}">{escape(result.verdict.text)}</span></p>')
+    parts = [f'<section class="hero">{hero}</section>', *said(result, measured)]
     chips = "".join(f'<span class="chip">{escape(word)}</span>' for word in result.warnings.words)
     parts += [f"<p>Before: {chips}</p>"] if chips else []
+    if result.ranked is not None:
+        parts += _ranking(result.ranked, draw)
     parts += [
         "<h2>Faces and their inversions</h2>",
         f'<section class="row">{_figures(faces, 128)}</section>',
@@ -100,22 +121,35 @@ def page(
     if result.figures:
         read = ", ".join(f"{name} {value:.2f}" for name, value in result.figures.items())
         parts.append(f'<p class="note">Refined: {escape(read)} (expression: 1 is no change).</p>')
-    parts += ["<h2>Measures</h2>", measures(measured)]
+    facts = {**facts, **{f"time: {k}": f"{v:.1f} s" for k, v in result.seconds.items()}}
+    parts += [
+        "<h2>Measures</h2>",
+        measures(measured),
+        '<p class="note">The result is an edited picture, made with fxjax. Show it only with the '
+        "consent of the person in it, and say that it is edited.</p>",
+    ]
+    return document("Expression transfer", facts, "\n".join(parts), style=STYLE, script=_SCRIPT)
+
+
+def said(result: Transfer, measured: Sequence[assess.Assessed]) -> list[str]:
+    """The verdict on a result, and in words how far the expression went and who it still is."""
+    if result.kept:
+        return [verdict(f"{result.kept.capitalize()}.")]
+    found = result.verdict
+    wrong = f"{found.text[:1].upper()}{found.text[1:]}."
+    parts = [verdict("The result looks whole." if found.good else wrong, found.good)]
+    gain, near = measured[0].gain, measured[0].to_person
+    if math.isfinite(gain) and math.isfinite(near):
+        parts.append(
+            f"<p>The expression went {100 * gain:.0f} % of the way to the second face's. The "
+            f"identity distance to the first is {near:.2f}; below 0.6 is one person.</p>"
+        )
     if result.ranked is not None and result.ranked.pushed:
         parts.append(
             "<p>By the score nothing should be taken, though the expressions differ: the best mask "
             "of those that go half of the way was applied.</p>"
         )
-    if result.ranked is not None:
-        parts += _ranking(result.ranked, draw)
-    facts = {**facts, **{f"time: {k}": f"{v:.1f} s" for k, v in result.seconds.items()}}
-    parts += [
-        "<h2>Run</h2>",
-        pairs(facts),
-        '<p class="note">The result is an edited picture, made with fxjax. Show it only with the '
-        "consent of the person in it, and say that it is edited.</p>",
-    ]
-    return document("Expression transfer", {}, "\n".join(parts), style=STYLE, script=_SCRIPT)
+    return parts
 
 
 def _figures(named: Sequence[tuple[str, AnyPhoto]], height: int) -> str:
@@ -128,39 +162,21 @@ def _figures(named: Sequence[tuple[str, AnyPhoto]], height: int) -> str:
 
 def measures(measured: Sequence[assess.Assessed]) -> str:
     """The table of what each method reached, which sorts by any column; the first is the result."""
-    heads = (
-        ("picture", ""),
-        ("gain", "how far the expression went to the second's: 0 none, 1 all of the way"),
-        ("identity to first", "dlib's distance, below 0.6 is one person"),
-        ("identity to second", "dlib's distance"),
-        ("outside", "PSNR in dB to the photo outside the eyes, brows and mouth"),
-        ("E", "what is left of the way to the expression, by the loss that ranks masks"),
-        ("A", "how far the appearance went, by the loss that ranks masks"),
-    )
-    head = "".join(sorting(name, note) for name, note in heads)
+    head = "".join(sorting(name, note) for name, note in {"picture": "", **MEASURES}.items())
     rows = []
     for one in measured:
         numbers = (one.gain, one.to_person, one.to_driver, one.outside)
         losses = (one.expression_loss, one.appearance_loss)
         shown = [(value, _number(value)) for value in numbers]
         shown += [(value, "" if math.isnan(value) else f"{value:.2f}") for value in losses]
-        thumb = image_tag(Picture(one.photo, 128), 64)
-        cells = "".join(f'<td class="number"{_value(each)}>{text}</td>' for each, text in shown)
+        thumb = image_tag(Picture(one.photo, OPENED), 64)
+        cells = "".join(f'<td class="number"{sorts_by(each)}>{text}</td>' for each, text in shown)
         own = "" if rows else ' class="own"'
         rows.append(f"<tr{own}><th>{thumb}{escape(one.name)}</th>{cells}</tr>")
     return (
         f'<div class="wide"><table class="sorts"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-        '<p class="note">gain: how far the expression went from the first to the second (1: all '
-        "of the way), read from landmarks. identity: dlib's distance, below 0.6 is one person. "
-        "outside: PSNR in dB to the photo beside the eyes, brows and mouth. E and A: what masks "
-        "are ranked by, of the generator's picture before it is put back.</p>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>{legend(MEASURES)}"
     )
-
-
-def _value(number: float) -> str:
-    """What a table sorts by."""
-    return f' data-value="{number!r}"'.replace("inf", "Infinity").replace("nan", "NaN")
 
 
 def _number(value: float) -> str:
@@ -175,7 +191,7 @@ def _ranking(ranked: Ranked, draw: Callable[[np.ndarray], np.ndarray]) -> list[s
     best = [place for place in places if place < SHOWN]
     figures = "".join(
         f"<figure>{image_tag(Picture(pictures[place], 192), 96)}<figcaption>"
-        f"<b>{place + 1}</b> {ranked.score[place]:.2f}{_bits(ranked.masks[place])}"
+        f"<b>{place + 1}</b> {ranked.score[place]:.2f}{bits(mask_text(ranked.masks[place]))}"
         f"<small>E {ranked.expression[place]:.2f} A {ranked.appearance[place]:.2f}</small>"
         "</figcaption></figure>"
         for place in best
@@ -205,18 +221,6 @@ def _drawn(
     ranked: Ranked, places: Sequence[int], draw: Callable[[np.ndarray], np.ndarray]
 ) -> Photos:
     return to_uint8(draw(ranked.masks[list(places)]))
-
-
-def _bits(mask: np.ndarray) -> str:
-    squares = "".join(
-        f'<rect x="{6 * i}" width="5" height="5" class="{"on" if bit else "off"}"/>'
-        for i, bit in enumerate(mask)
-    )
-    wide = 6 * len(mask)
-    return (
-        f'<svg class="bits" viewBox="0 0 {wide} 5" width="{min(wide, 96)}" height="7">'
-        f"<title>{mask_text(mask)}</title>{squares}</svg>"
-    )
 
 
 def _plot(ranked: Ranked, pictures: Mapping[int, AnyPhoto]) -> str:
@@ -259,7 +263,7 @@ def _plot(ranked: Ranked, pictures: Mapping[int, AnyPhoto]) -> str:
         for t in (0, 0.5, 1)
     )
     return (
-        f'<svg class="scatter" viewBox="0 0 {WIDE} {HIGH}" role="img">'
+        f'<svg class="scatter chart" viewBox="0 0 {WIDE} {HIGH}" role="img">'
         f"<title>Expression and appearance losses of all masks</title>"
         f'<path class="axis" d="M46 10V{HIGH - 40}H{WIDE - 8}"/>{ticks}'
         f'<text x="{WIDE - 10}" y="{HIGH - 6}" text-anchor="end">E, expression left to go</text>'
@@ -279,7 +283,7 @@ def _effects(effects: Float[np.ndarray, "rows 2"]) -> str:
             rows.append(f"<tr><th>row {row}</th><td>not searched</td><td></td></tr>")
             continue
         bars = "".join(
-            f'<td{_value(value)}><span class="bar {kind}" '
+            f'<td{sorts_by(value)}><span class="bar {kind}" '
             f'style="width:{90 * abs(value) / most:.0f}px;'
             f'margin-left:{90 - (90 * abs(value) / most if value < 0 else 0):.0f}px"></span>'
             f"<small>{value:+.2f}</small></td>"
@@ -336,11 +340,9 @@ figcaption { font-size: .85rem; }
 figcaption small, td small { display: block; opacity: .7; }
 th, td { padding: .3rem .7rem; } tbody th img { margin-bottom: .2rem; }
 .own th { font-weight: 600; }
-.bits { background: none; border-radius: 0; }
-.bits rect { fill: var(--strong); } .bits .off { fill: #8886; }
 .plot { position: relative; max-width: 44rem; }
 .scatter { width: 100%; height: auto; background: var(--soft); border-radius: 6px; }
-.scatter text { font-size: 11px; opacity: 1; }
+svg.scatter text { opacity: 1; }
 .axis { fill: none; stroke: currentColor; opacity: .5; }
 .dots { fill: none; stroke: currentColor; stroke-width: 2.4; stroke-linecap: round;
   opacity: .25; }
@@ -355,7 +357,6 @@ polyline { stroke: var(--strong); }
 .effects td { min-width: 200px; padding: .1rem .7rem; } .effects small { display: inline; }
 .chip { display: inline-block; border: 1px solid var(--line); border-radius: 1rem;
   padding: .1rem .7rem; margin: .1rem .3rem .1rem 0; }
-.chip.bad { border-color: var(--strong); font-weight: 600; }
 @media (max-width: 600px) {
   .hero figure img { max-height: 9rem; width: auto; }
   th, td { padding: .3rem .25rem; font-size: .85rem; } .effects td { min-width: 120px; }

@@ -13,6 +13,7 @@ from PIL import Image as Pillow
 
 from fxjax.codes import mix
 from fxjax.faces import align
+from fxjax.faces.preflight import COVERED
 from fxjax.faces.verdict import Verdict
 from fxjax.images import Cutout, cut_out, to_uint8
 from fxjax.nn.generator import Generator
@@ -58,7 +59,7 @@ class Settings:
     (of eyes, brows, mouth) are what changes in the photo and counts as its expression; `elsewhere`
     is how much the rest of the face counts in the expression's loss, of 1 for these. `tuning` steps
     fit the generator's weights to the person before anything is mixed. `covered` goes on even if a
-    mouth seems to be behind something, where landmarks are invented.
+    mouth, or eyes that change, seem to be behind something, where landmarks are invented.
     """
 
     steps: int = 40
@@ -159,7 +160,7 @@ class Transfer:
     is wrong with the image and `warnings` what might have been, before; of several codes the first
     whose image has nothing wrong was drawn, `drawn` says which. `curves` [2, steps] are the
     inversions' losses, `seconds` the time of each step. `generator` drew the faces: it is tuned to
-    the person. A face whose mouth is `hidden` was left as it is beside others.
+    the person. A face of which a part is `hidden` was left as it is beside others.
     """
 
     image: Photo
@@ -178,13 +179,13 @@ class Transfer:
     curves: Float[np.ndarray, "2 steps"]
     seconds: dict[str, float]
     generator: Generator
-    hidden: bool = False
+    hidden: str = ""
 
     @property
     def kept(self) -> str:
         """Why nothing changed, in a line; empty if something did."""
         if self.hidden:
-            return "the mouth of this face seems to be covered: it was left as it is"
+            return f"the {self.hidden} of this face {COVERED[self.hidden]}: it was left as it is"
         same = "the two faces have the same expression in the parts that change"
         return f"{same}: nothing was changed" if self.alike else ""
 
@@ -210,7 +211,7 @@ class Transfer:
 
 
 def unchanged(
-    person: Located, driver: Located, warnings: Verdict, generator: Generator, *, hidden: bool
+    person: Located, driver: Located, warnings: Verdict, generator: Generator, *, hidden: str
 ) -> Transfer:
     """A transfer in which nothing was searched and nothing changes."""
     size, rows = len(person.crop.image), len(generator.rows)

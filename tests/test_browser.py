@@ -238,6 +238,48 @@ def test_masks_the_front_and_the_strength_are_drawn_at_once(opened):
     page.click("#copy")
 
 
+def test_of_all_faces_each_has_its_mixes(opened):
+    page = opened()
+    drop(page, "#person .drop", photo(picture(450, 300)), photo())
+    page.click("#person [data-face=all]")
+    assert page.locator("#person .box[aria-pressed=true]").count() == 2
+    page.click("#start:enabled")
+    page.wait_for_selector("#whose button:enabled >> nth=1")
+    source = lambda: page.get_attribute("#masks .grid img >> nth=0", "src")
+    assert source().endswith("/face0/masks/0110.jpg")
+    page.click("#whose button >> nth=1")
+    assert page.get_attribute("#whose button >> nth=1", "aria-pressed") == "true"
+    assert source().endswith("/face1/masks/0110.jpg")
+    page.click("#masks .grid button >> nth=1")
+    page.wait_for_selector("#after[src*='/face1/drawn/0010_100.jpg']")
+    with page.expect_download() as loaded:
+        page.click("#download")
+    assert loaded.value.path().read_bytes()[:4] == b"\x89PNG"
+    page.click("#whose button >> nth=0")
+    assert page.get_attribute("#after", "src").endswith("after.jpg")
+    shot(page, "1280-all")
+    with page.expect_popup() as report:
+        page.click("#report")
+    report.value.click("text=face1")
+    sync.expect(report.value).to_have_url(re.compile("/face1/report.html$"))
+    sync.expect(report.value).to_have_title("A report")
+
+
+def test_a_photo_is_pasted(opened):
+    page = opened()
+    page.evaluate(
+        """text => {
+          const carried = new DataTransfer();
+          const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0));
+          carried.items.add(new File([bytes], "image.png", { type: "image/png" }));
+          dispatchEvent(new ClipboardEvent("paste", { clipboardData: carried }));
+        }""",
+        _text(picture()),
+    )
+    page.wait_for_selector("#person .box")
+    assert page.locator("#driver .box").count() == 0
+
+
 @pytest.mark.parametrize(
     ("file", "line"),
     [

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from experiments import prepare_omi
-from fxjax import images
+from fxjax import files, images
+from fxjax.runs import worklist
 from fxjax.training import data
 
 RANDOM = np.random.default_rng(0)
@@ -52,6 +53,24 @@ def test_larger_pictures_are_averaged(tmp_path):
     full, _ = data.read_pictures(tmp_path / "a.zip", 32)
     means = full[0].reshape(8, 4, 8, 4, 3).mean(axis=(1, 3))
     assert np.abs(pictures[0] - means).max() <= 0.5 + 1e-6
+
+
+def test_links_lead_in_no_circle(tmp_path):
+    """A linked folder counts, each once, in training and in lists of photos alike."""
+    folder, inner, away = tmp_path / "in", tmp_path / "in" / "inner", tmp_path / "away"
+    for place, name in ((inner, "a.png"), (away, "b.png")):
+        place.mkdir(parents=True)
+        (place / name).write_bytes(png(16))
+    for link, target in ((inner / "up", ".."), (folder / "self", "."), (away / "back", folder)):
+        link.symlink_to(target)
+    for name in ("one", "two"):
+        (inner / name).symlink_to(away)
+    assert sorted(data.picture_names(folder)) == ["a.png", "b.png"]
+    assert sorted(data.read_pictures(folder, 16)[1]) == ["a.png", "b.png"]
+    found, left = worklist.find(str(folder), files.absolute(tmp_path / "out"))
+    assert ([path.name for path in found], left) == (["a.png", "b.png"], 0)
+    with pytest.raises(ValueError, match=r"\*\* is not read; give the folder"):
+        worklist.find(f"{folder}/**/*.png", files.absolute(tmp_path / "out"))
 
 
 def test_names_cannot_escape(tmp_path):

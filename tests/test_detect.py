@@ -199,7 +199,9 @@ def test_landmarks_from_files(tmp_path, face):
     )
     text = {"a.jpg": [face.landmarks.tolist(), other.tolist()], "b.jpg": [other.tolist()]}
     (tmp_path / "points.json").write_text(json.dumps(text))
-    for name in ("points.npz", "points.json"):
+    for encoding in ("utf-8-sig", "utf-16"):  # as editors elsewhere save it
+        (tmp_path / f"{encoding}.JSON").write_text(json.dumps(text), encoding=encoding)
+    for name in ("points.npz", "points.json", "utf-8-sig.JSON", "utf-16.JSON"):
         found = load_landmarks(tmp_path / name)
         assert sorted(found) == ["a.jpg", "b.jpg"]
         np.testing.assert_array_equal(found["a.jpg"], [face.landmarks, other])

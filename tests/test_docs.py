@@ -6,13 +6,17 @@ import importlib.util
 import json
 import pathlib
 import re
+import runpy
+import shlex
+import sys
+import warnings
 
 import pytest
 import yaml
 from PIL import Image
 
 import fxjax
-from fxjax import engine, transfer_types, zoo
+from fxjax import cli, engine, transfer_types, zoo
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TEXTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -88,6 +92,45 @@ def test_names_and_links_on_pages_exist(path):
         assert cards or (path.parent / link).exists(), link
     for command in re.findall(r"python -m ((?:experiments|converters)[.\w]*\w)", text):
         assert importlib.util.find_spec(command), command
+
+
+def told(path: pathlib.Path) -> list[tuple[str, list[str]]]:
+    """The commands in a page's shell blocks and sentences: module and flags."""
+    text, found = path.read_text(), []
+    blocks = re.findall(r"^```(?:sh|bash|console)?\n(.*?)^```", text, re.S | re.M)
+    words = re.findall(
+        r"`((?:python3? -m|fxjax) [^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.S | re.M)
+    )
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    for line in (*lines, *(" ".join(word.split()) for word in words)):
+        called = re.search(r"(?:python3? -m |\bfxjax )([\w.]+)((?: .*)?)$", line.split(" #")[0])
+        if called:
+            module = called[1] if "." in called[1] else f"experiments.{called[1]}"
+            flags = [word for word in shlex.split(called[2]) if re.match(r"--\w", word)]
+            found.append((module, flags))
+    return [one for one in found if one[0].startswith(("experiments.", "converters."))]
+
+
+@functools.cache
+def flags_of(module: str, arguments: tuple[str, ...]) -> str:
+    """What a command says of these flags: nothing if it takes them. Nothing is run."""
+    classes = []
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # imported before by another command
+        patch.setattr(cli, "launch", lambda cls, main: classes.append(cls))
+        patch.setattr(sys, "argv", [module, *arguments])
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    try:
+        cli.parse(classes[0], arguments)
+    except ValueError as error:
+        return "" if "must be given" in str(error) else f"{module}: {error}"
+    return ""
+
+
+def test_commands_on_pages_take_their_flags():
+    commands = [command for path in TEXTS for command in told(path)]
+    assert len(commands) > 40
+    assert [line for module, flags in commands if (line := flags_of(module, tuple(flags)))] == []
 
 
 def test_versions_agree():

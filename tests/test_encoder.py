@@ -212,8 +212,13 @@ def test_whole_files_are_checked(tmp_path: pathlib.Path):
     opts = wf.built(wf.new("argparse", "Namespace"), OPTIONS)
     assert "lacks latent_avg" in refused({"state_dict": tensors, "opts": opts})
     opts = OPTIONS | {"start_from_latent_avg": False}
-    assert "0 to_rgbs" in refused({"state_dict": tensors, "opts": opts})
+    alone = refused({"state_dict": tensors, "opts": opts})
+    assert "lacks decoder.*, but holds 'state_dict.encoder.input_layer.0.weight', " in alone
+    assert "both its encoder and its decoder" in alone
+    deeper = refused({"model": {"net": tensors}, "opts": opts})
+    assert "lacks encoder.*, but holds 'model.net.encoder.input_layer.0.weight', " in deeper
     more = tensors | {"other.weight": tensors["encoder.latlayer1.bias"]}
+    more["decoder.input.input"] = tensors["encoder.latlayer1.bias"]
     assert "also holds 'other.weight'" in refused({"state_dict": more, "opts": opts})
 
 

@@ -34,6 +34,7 @@ def place(request, tmp_path, monkeypatch) -> epath.Path:
     if request.param == "disk":
         return epath.Path(tmp_path)
     monkeypatch.setattr("etils.epath.backend.fsspec_backend.fs", lambda _: Bucket())
+    monkeypatch.setitem(files.BUCKETS, "gs", "fsspec")  # there, as gcsfs may not be
     Bucket.store.clear()
     Bucket.pseudo_dirs[:] = ["", "/bucket"]
     return epath.Path("gs://bucket")
@@ -52,6 +53,7 @@ def fill(folder: epath.Path, text: str) -> None:
 
 def test_paths_are_absolute_but_buckets_stay(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(files.BUCKETS, "gs", "fsspec")
     assert str(files.absolute("a/b")) == str(tmp_path / "a" / "b")
     assert str(files.absolute("~/a")) == str(pathlib.Path.home() / "a")
     assert str(files.absolute("gs://bucket/a")) == "gs://bucket/a"

@@ -4,17 +4,26 @@ import dataclasses
 import os
 import pathlib
 import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Annotated
 
+import facemodels
 import numpy as np
 import pytest
 
+from converters import convert
 from fxjax import checkpoint, cli, files
 from fxjax.images import save_image
 from fxjax.training import data
 
 NOISE = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+
+LIMITED = """
+import resource, runpy
+resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))  # bytes of any file
+runpy.run_module("experiments.sample", run_name="__main__", alter_sys=True)
+"""
 
 
 @pytest.fixture(params=["patched", "real"])
@@ -111,6 +120,43 @@ def test_a_command_ends_with_one_line(full, monkeypatch):
     assert not os.listdir(full)
 
 
+def test_a_real_command_takes_its_folder_away(tmp_path, root):
+    """Its pictures are small enough, the sheet of them is not; a folder of before stays."""
+    facemodels.save_models(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "note").write_text("mine")
+
+    def sample(out: str) -> str:
+        flags = [f"--model={tmp_path / 'model'}", "--seeds=0-8", f"--out={tmp_path / out}"]
+        done = subprocess.run(
+            [sys.executable, "-c", LIMITED, *flags],
+            cwd=root,
+            env={**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 1
+        return done.stderr
+
+    assert sample("a/b").endswith(f"error: [Errno 27] File too large: '{tmp_path}/a/b/sheet.png'\n")
+    assert sorted(os.listdir(tmp_path)) == ["mine", "model", "vgg"]
+    sample("mine")
+    assert {"note", "config.json", "seed0000.png"} <= set(os.listdir(tmp_path / "mine"))
+    assert (tmp_path / "mine" / "note").read_text() == "mine"
+
+
+@pytest.mark.parametrize("place", ["state", "inversion/state", "checkpoints"])
+def test_what_a_run_goes_on_from_stays(tmp_path, monkeypatch, place):
+    def main(config: Config) -> None:
+        files.write(f"{config.out}/{place}/done", b"much")
+        raise OSError(28, "No space left on device", config.out)
+
+    monkeypatch.setattr("sys.argv", ["command", f"--out={tmp_path / 'out'}"])
+    with pytest.raises(SystemExit, match="No space left"):
+        cli.launch(Config, main)
+    assert (tmp_path / "out" / place / "done").read_bytes() == b"much"
+
+
 @pytest.mark.parametrize("out", ["file/out", "/proc/out"])
 def test_a_place_that_takes_no_folder_is_named(tmp_path, monkeypatch, out):
     (tmp_path / "file").write_text("mine")
@@ -122,7 +168,7 @@ def test_a_place_that_takes_no_folder_is_named(tmp_path, monkeypatch, out):
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_a_read_only_folder_is_named(tmp_path):
+def test_a_read_only_folder_is_named(tmp_path, root, monkeypatch):
     place = tmp_path / "locked"
     place.mkdir(mode=0o500)
     if os.access(place, os.W_OK):  # as root, whom only the disk itself can stop
@@ -135,6 +181,13 @@ def test_a_read_only_folder_is_named(tmp_path):
             save_image(place / "new" / "x.png", NOISE)
         with pytest.raises(OSError, match="locked"), files.filled(place / "new"):
             raise AssertionError("the block ran")
+        with pytest.raises(OSError, match=rf"{place}/x.png'$"):
+            save_image(place / "x.png", NOISE)
+        source = root / "tests" / "data" / "ada_torch_32" / "network.pkl"
+        flags = [f"--src={source}", f"--dst={place / 'model'}"]
+        monkeypatch.setattr("sys.argv", ["command", *flags])
+        with pytest.raises(SystemExit, match=rf"^error: could not write {place}/model: [\w -]+$"):
+            cli.launch(convert.Config, convert.main)
         assert not os.listdir(place)
     finally:
         subprocess.run(["umount", str(place)], capture_output=True)

@@ -73,12 +73,14 @@ def test_the_photo_is_that_of_the_library(whole, home):
 def test_each_face_has_its_surroundings_and_all_are_on_one_page(whole, home):
     page = (whole / "report.html").read_text()
     assert "2 faces of a photo" in page
+    assert " of 2 faces look" in page
     assert page.count('class="slider"') == 1
     for number in range(2):
         assert f'<a href="face{number}/report.html">' in page
         assert (whole / f"face{number}" / "report.html").exists()
         part = load_image(whole / f"face{number}" / "result.png")
         assert part.shape[1] < 600  # of 876
+        assert "was taken" not in (whole / f"face{number}" / "report.html").read_text()
     assert (whole / "side_by_side.png").exists()
     assert "://" not in page
 

@@ -20,7 +20,7 @@ LEVELS = [
     "fxjax.nn.layers fxjax.nn.generator fxjax.checkpoint",
     "fxjax.nn",
     "fxjax.zoo fxjax",
-    "fxjax.losses fxjax.score fxjax.metrics fxjax.report",
+    "fxjax.losses fxjax.score fxjax.metrics fxjax.report fxjax.report_look",
     "fxjax.faces fxjax.codes fxjax.transfer_types",
     "fxjax.ranking fxjax.coding",
     "fxjax.engine",

@@ -96,7 +96,7 @@ BAD = {
     "file,expression\n0.png,happiness\n1.png,\n": r"no expression for 1 of 2 files.*1\.png",
     "file,expression\n0.png,happiness\n": r"no expression for 59 of the 60 pictures",
     "file,mood\n0.png,happy\n": r"wants the columns file,expression .* it has file,mood",
-    "": r"it has no rows",
+    "": "is empty; its first line must name the columns",
 }
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops, ImageCms
 
+from fxjax import images
 from fxjax.images import load_image
 
 
@@ -97,6 +98,38 @@ def test_other_transparency(read, scene):
         picture = read(_encode(colours, kind, transparency=hidden))
         assert (picture[:2] == 255).all(), kind
         assert (picture[2:] == 0).all(), kind
+
+
+def _png(depth: int, kind: int, row: bytes, key: bytes) -> bytes:
+    """Two pixels beside each other, of which the first has the colour that is clear."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(name + data))
+        return struct.pack(">I", len(data)) + name + data + check
+
+    head = struct.pack(">IIBBBBB", 2, 1, depth, kind, 0, 0, 0)
+    rest = chunk(b"tRNS", key) + chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + rest
+
+
+@pytest.mark.parametrize(
+    ("depth", "kind", "row", "key", "other"),
+    [
+        (1, 0, b"\x80", b"\0\1", [0, 0, 0]),
+        (2, 0, b"\x90", b"\0\2", [85, 85, 85]),
+        (4, 0, b"\x81", b"\0\x08", [17, 17, 17]),
+        (8, 0, b"\x80\7", b"\0\x80", [7, 7, 7]),
+        (16, 0, b"\x80\x12\x80\x13", b"\x80\x12", [128, 128, 128]),
+        (8, 2, b"\1\2\3\4\5\6", b"\0\1\0\2\0\3", [4, 5, 6]),
+        (16, 2, b"\1\7\2\7\3\7\4\7\5\7\6\7", b"\1\7\2\7\3\7", [4, 5, 6]),
+    ],
+)
+def test_the_clear_colour_of_every_depth(read, depth, kind, row, key, other):
+    data = _png(depth, kind, row, key)
+    assert read(data, "a.png").tolist() == [[[255, 255, 255], other]]
+    _, cutout = images.read(data)
+    assert cutout is not None
+    assert cutout[0, :, 3].tolist() == [0, 255]
 
 
 def test_grey_and_palette(read, scene):

@@ -10,7 +10,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fxjax.report import Curve, Picture, page, pairs_sheet
+from fxjax.report import (
+    Bits,
+    Curve,
+    Link,
+    Picture,
+    Shown,
+    bars,
+    page,
+    pairs_sheet,
+    table,
+    verdicts,
+)
 
 VOID = {"meta", "img", "br", "link", "input"}
 EVIL = "<script>alert(1)</script>\"'&.png"
@@ -95,14 +106,14 @@ def test_numbers_sort_by_value_and_cells_know_their_column(text):
     ]  # fmt: skip
     assert float(first[3][0]["data-value"] or "") == 0.5
     assert first[4][1] == "3"
-    assert second[3][0]["data-value"] == "inf"
+    assert second[3][0]["data-value"] == "Infinity"  # as the browser's numbers are written
     assert second[0][0]["class"] == "none"
 
 
 def test_thumbnails_are_the_pictures(text, picture):
     (data,) = re.findall(r"base64,([^\"]+)", text)
     small = Image.open(io.BytesIO(base64.b64decode(data)))
-    assert small.size == (256, 192)
+    assert small.size == (341, 256)
     wanted = Image.fromarray(picture).resize(small.size, Image.Resampling.BOX)
     difference = np.asarray(small, float) - np.asarray(wanted, float)
     assert np.abs(difference).mean() < 6
@@ -121,6 +132,51 @@ def test_curves_fall_where_losses_fall(text):
 
 def test_an_empty_report_is_one_too():
     assert len(read(page("Nothing", {}, ["name"], [])).rows) == 1
+
+
+def test_facts_come_last(text):
+    assert text.index("<table") < text.index("<dl>")
+
+
+def test_a_picture_is_called_by_its_column_and_row(picture):
+    cells = [Picture(picture), Link(EVIL, "faces/a b#1.png")]
+    text = table(["result", "pair"], [cells, [Picture(picture), 3]], {"pair": "two photos"})
+    names = [attributes["alt"] for tag, attributes in read(text).tags if tag == "img"]
+    assert names == [f"result: {EVIL}", "result"]
+    assert 'href="faces/a%20b%231.png"' in text
+    assert '<th title="two photos">' in text
+    assert "<b>pair</b>: two photos" in text
+
+
+def test_a_mask_is_squares_and_a_text_may_sort_by_a_number():
+    text = table(["mask", "change"], [[Bits("0110"), Shown("-43.7 %", -43.7)]])
+    squares = [attributes["class"] for tag, attributes in read(text).tags if tag == "rect"]
+    assert squares == ["off", "on", "on", "off"]
+    assert "<title>0110</title>" in text
+    assert 'data-value="-43.7">-43.7 %</td>' in text
+
+
+def test_the_verdict_counts_the_good_and_names_the_others():
+    said = {f"face{k}": "looks whole" for k in range(3)} | {"face3": EVIL}
+    text = verdicts(said, "looks whole", "faces")
+    assert "3 of 4 faces look whole." in text
+    assert "<li>face3: &lt;script&gt;" in text
+    assert 'class="verdict bad"' in text
+    assert "bad" not in verdicts({"face0": "looks whole"}, "looks whole", "faces")
+    many = {f"pair{k}": "blurred" for k in range(9)} | {"one": "looks whole"}
+    text = verdicts(many, "looks whole", "results")
+    assert "1 of 10 results looks whole." in text
+    assert "pair5 and 3 more: blurred" in text
+    assert "pair6" not in text
+
+
+def test_bars_begin_at_zero_and_hold_their_intervals():
+    text = bars(["a", "b", "c"], [-1.0, 3.0, math.nan], [math.nan, 1.0, 1.0])
+    places = re.findall(r'<([ib]) style="left: ([\d.]+)%; width: ([\d.]+)%"', text)
+    assert places == [("i", "0.00", "20.00"), ("i", "20.00", "60.00"), ("b", "60.00", "40.00")]
+    assert "-1.000<" in text
+    assert "+3.000 \u00b1 1.000<" in text
+    assert "not measured" in text
 
 
 def test_pairs_sheet_puts_counterparts_side_by_side():

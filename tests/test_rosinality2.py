@@ -155,6 +155,37 @@ def test_prefixes_and_absent_noise(layouts: dict[str, Arrays], tmp_path: pathlib
         assert np.array_equal(value, whole[name]) != name.endswith("/noise")
 
 
+def test_the_other_network_alone_is_said(layouts: dict[str, Arrays], tmp_path: pathlib.Path):
+    source = opened(tmp_path, {"g": layouts["g"], "d": layouts["d"]})
+    with pytest.raises(WeightError, match=r"no network 'g_ema' in it; it has g: give --network=g$"):
+        convert(source)
+    assert convert(source, "g").network == "g"
+
+
+@pytest.mark.parametrize(
+    ("around", "line"),
+    [
+        ("state_dict/", "under 'state_dict.', but"),
+        ("state_dict/generator.", "under 'state_dict.generator.', but"),
+        ("generator.", "under 'generator.', but"),
+        ("g_ema/generator.", "under 'generator.', but"),
+        ("decoder.", r"under 'decoder.' \(an e4e or pSp file without its encoder\?\), but"),
+        ("state_dict/decoder.", r"under 'state_dict.decoder.' \(an e4e"),
+    ],
+)
+def test_a_generator_that_lies_deeper(
+    layouts: dict[str, Arrays], tmp_path: pathlib.Path, around: str, line: str
+):
+    """Where it lies and what to do; not that the file is damaged."""
+    whole, slash, prefix = around.rpartition("/")
+    changed = {f"{prefix}{name}": value for name, value in layouts["g_ema"].items()}
+    source = opened(tmp_path, {whole: changed} if slash else {}, None if slash else changed)
+    with pytest.raises(WeightError, match=line) as caught:
+        convert(source)
+    assert "state_dict()" in str(caught.value)
+    assert "damaged" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "line"),
     [

@@ -393,7 +393,7 @@ def test_lpips_heads_are_used(home, tmp_path):
         )
         assert float(row["lpips"]) == pytest.approx(float(judge.distance(one, other)[0]), rel=1e-4)
     report = (tmp_path / "out" / "report.html").read_text()
-    assert "LPIPS &#8595;" in report
+    assert "LPIPS \N{DOWNWARDS ARROW}" in report
     with pytest.raises(ValueError, match=r"the heads_sha256 was [0-9a-f]{12}, is now none"):
         sweep_losses.main(dataclasses.replace(settings, heads=None))
 
@@ -467,11 +467,11 @@ def test_the_page_opens_in_a_browser(whole, tmp_path, width):
     subprocess.run(
         [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
          f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={shot}",
-         f"--window-size={width},2000", (whole / "report.html").as_uri()],
+         f"--window-size={width},4000", (whole / "report.html").as_uri()],
         check=True, timeout=60, capture_output=True,
     )  # fmt: skip
     picture = load_image(shot)
-    assert picture.shape == (2000, width, 3)
+    assert picture.shape == (4000, width, 3)
     margin = picture[:, -8:]
     assert (margin == margin[0, 0]).all()  # nothing runs out of the window
     colours = np.ptp(picture.astype(int), axis=2)

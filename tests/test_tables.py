@@ -29,6 +29,15 @@ GERMAN = LINES.replace(".5", "-5").replace(",", ";").replace("-", ",")
         LINES.encode("utf-32"),
         GERMAN.encode("utf-8-sig"),
         ("sep=;\r\n" + GERMAN).encode(),
+        ("SEP=;\r" + GERMAN.replace("\n", "\r")).encode(),
+        ('"sep=;"\n' + GERMAN).encode("utf-8-sig"),
+        ('\r\n"Sep=;";\r\n\r\n' + GERMAN).encode(),
+        ("sep=\t\n" + LINES.replace(",", "\t")).encode(),
+        ("sep=|\n" + LINES.replace(",", "|")).encode(),
+        ("\n \n\n" + GERMAN).encode(),
+        (";;;\r\n;\r\n" + GERMAN.replace("\n", "\r\n")).encode(),
+        GERMAN.replace(";", "\t").encode(),
+        LINES.replace("0.5", '"0.5"').encode(),
         (LINES + ",\n\n , \n").encode(),
         LINES.replace(",", " , ").encode(),
         LINES.replace("\n", ",,\n").encode(),
@@ -50,6 +59,21 @@ def test_every_spreadsheets_csv_is_read(tmp_path, content):
         (b"filename,training_weight\n0.png,-1\n", "row 2, column training_weight: a weight of -1"),
         (b"filename,training_weight\n0.png,nan\n", "row 2, column training_weight: a weight of n"),
         (b"filename,training_weight\na,b.png,1\n", "row 2, column 3: '1' is beyond the 2 columns"),
+        (
+            b"filename;training_weight\n0.png;1,000\n",
+            "row 2, column training_weight: '1,000' may be",
+        ),
+        (
+            b"sep=;\nfilename;training_weight\n\n0.png;-12,345\n",
+            "row 4, column training_weight: '-12",
+        ),
+        (b"filename\ttraining_weight\n0.png\t1,000,000\n", "'1,000,000' is no number; write it li"),
+        (b"filename;training_weight\n0.png;1.000,5\n", "'1.000,5' is no number; write it like 12"),
+        (b'filename,training_weight\n0.png,"1,5"\n', "'1,5' is no number; write it like 1234.5"),
+        (b"file;weight\n0.png;1\n", "has no column filename; its first line names file, weight"),
+        (b"filename,weight\n", "has no rows below its first line, which names filename, weight"),
+        (b"", "is empty; its first line must name the columns"),
+        (b"\n ;\n", "is empty; its first line must name the columns"),
         (b"filename,filename\n0.png,1\n", "row 1, column filename: 2 columns have this name"),
         (b"filename,training_weight\n0.png,1\n\xe9.png,1\n", "row 3, column 1: it is not UTF-8"),
         (b"filename,training_weight\n0.png,\xe9\n", "row 2, column 2: it is not UTF-8"),
@@ -98,8 +122,10 @@ def test_pairs_of_other_systems(tmp_path):
         pairs.read_pairs(config)
     (tmp_path / "list.txt").write_bytes("people\\ann.png\r\n".encode("utf-16"))
     config = dataclasses.replace(config, pairs=None)
-    found, _ = worklist.find(str(tmp_path / "list.txt"), tmp_path / "out")
-    assert [path.name for path in found] == ["ann.png"]
+    (tmp_path / "LIST.TXT").write_bytes((tmp_path / "list.txt").read_bytes())
+    for name in ("list.txt", "LIST.TXT"):
+        found, _ = worklist.find(str(tmp_path / name), tmp_path / "out")
+        assert [path.name for path in found] == ["ann.png"]
 
 
 def test_rows_know_where_they_are(tmp_path):
@@ -113,3 +139,10 @@ def test_rows_know_where_they_are(tmp_path):
         first.filled("c")
     with pytest.raises(FileNotFoundError, match="no table"):
         tables.read(tmp_path)
+
+
+def test_decimal_commas(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("a;b;c;d\n1,5;-0,125;1234,567;12,34\n")
+    (row,) = tables.read(path)
+    assert [row.float(name) for name in "abcd"] == [1.5, -0.125, 1234.567, 12.34]

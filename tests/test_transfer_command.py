@@ -86,6 +86,9 @@ def test_one_pair(home, tmp_path, capsys):
     page = (out / "report.html").read_text()
     assert "://" not in page
     assert page.index("result") < page.index("pasted mouth")
+    order = ('class="slider"', 'class="verdict', "The best of 256 masks", "Measures", "<h2>Run")
+    places = [page.index(part) for part in order]
+    assert places == sorted(places)
     assert "joint optimisation" in page
 
 
@@ -197,7 +200,10 @@ def test_a_batch_goes_on_past_a_bad_photo(done):
     assert {path.stem for path in (done / "results").iterdir()} == {"ann__cat", "bob__cat"}
     (summary,) = (row for row in rows_of(done / "summary.csv") if row["method"] == "result")
     assert summary["pairs"] == "2"
-    assert "ann__wall" in (done / "report.html").read_text()
+    page = (done / "report.html").read_text()
+    assert "ann__wall" in page
+    assert " of 4 results look" in page
+    assert 'href="results/ann__cat.png"' in page
 
 
 def test_whatever_one_pair_throws_costs_that_pair(tmp_path, monkeypatch):
@@ -325,7 +331,8 @@ def test_photos_with_odd_names_cost_their_own_pairs(home, tmp_path):
     assert all("no list can hold its path" in line and "\n" not in line for line in messages)
 
 
-def test_pairs_have_names_of_their_own(tmp_path):
+def test_pairs_have_names_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setitem(files.BUCKETS, "gs", "fsspec")  # there, as gcsfs may not be
     table = tmp_path / "pairs.csv"
     table.write_text(
         "appearance,expression\na.png,b__c.png\na__b.png,c.png\ngs://bucket/d.png,a.png\n"
@@ -375,3 +382,4 @@ def test_a_sweep_of_masks(home, tmp_path):
     page = (out / "report.html").read_text()
     assert "Which rows carry what" in page
     assert " of 16 (median over pairs)" in page  # two rows are tied
+    assert page.index("The best masks of 2 pairs") < page.index('class="bars"')

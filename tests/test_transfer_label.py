@@ -166,6 +166,27 @@ def test_command_makes_a_sheet_of_all(model, tmp_path):
     assert rows[0]["faces"] == "1"
 
 
+def test_command_leaves_covered_faces_and_says_which_it_took(model, tmp_path, capsys):
+    masked = ASTRONAUT.copy()
+    masked[165:225, 175:275] = 120, 170, 200
+    save_image(tmp_path / "both.png", np.hstack([masked, ASTRONAUT]))
+    save_image(tmp_path / "masked.png", masked)
+    out = tmp_path / "out"
+    transfer_label.main(config(model, tmp_path / "both.png", out, face="all"))
+    assert "both.png: the mouth of face 0 seems to be covered; it stays" in capsys.readouterr().out
+    changed = load_image(out / "both.png") != np.hstack([masked, ASTRONAUT])
+    assert not changed[:, :512].any()
+    assert changed[:, 512:].any()
+    transfer_label.main(config(model, tmp_path / "both.png", out, face="1"))
+    assert "2 faces in both.png: number 1 from the left" in capsys.readouterr().out
+    with (out / "results.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["faces"], row["changed"]) == ("2", "1")
+    with pytest.raises(ValueError, match=r"the mouth of the face seems to be covered, .*--covered"):
+        transfer_label.main(config(model, tmp_path / "masked.png", out))
+    transfer_label.main(config(model, tmp_path / "masked.png", out, covered=True))
+
+
 def test_command_names_what_is_wrong(model, tmp_path):
     save_image(tmp_path / "ann.png", ASTRONAUT[:64, :64])
     for changes, reason in (

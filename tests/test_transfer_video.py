@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from fractions import Fraction
 from typing import Any
 
 import cv2
@@ -115,6 +116,32 @@ def test_frames_with_a_face_drive(home, capsys):
     assert statuses == ["no_face", "no_face", "ok", "ok", "ok", "no_face"]
     result = cv2.VideoCapture(str(home / "out" / "result.mp4"))
     assert int(result.get(cv2.CAP_PROP_FRAME_COUNT)) == 6
+
+
+def test_the_larger_of_two_faces_drives_and_is_told_once(home, capsys, monkeypatch):
+    """Beside each other in both frames, the other one at the right and smaller."""
+    small = np.full((256, 192, 3), 90, np.uint8)
+    small[32:224] = cv2.resize(FACE, (192, 192), interpolation=cv2.INTER_AREA)
+    frames = [np.hstack([face, small]) for face in SEEN[:2]]
+    video.write(home / "pair.mp4", frames, range(3), Fraction(1, 25), Fraction(25))
+    locate, taken = transfer_video.Engine.locate, []
+
+    def watched(*given: Any) -> Any:
+        found = locate(*given)
+        taken.append((found[0].faces, found[0].landmarks[:, 0].max() < 256))
+        return found
+
+    def stopped(*_: Any) -> None:  # what follows is the same for one face
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(transfer_video.Engine, "locate", watched)
+    monkeypatch.setattr(transfer_video.journal, "code", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(home, driver=str(home / "pair.mp4"))
+    assert taken == [(1, True), (2, True), (2, True)]
+    said = capsys.readouterr().out
+    wanted = "2 frames have several faces (up to 2), the first is 0: the largest of each was taken"
+    assert said.count("several faces") == said.count(wanted) == 1
 
 
 def test_a_killed_run_goes_on_with_the_same_pictures(home, monkeypatch):

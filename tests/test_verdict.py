@@ -133,7 +133,7 @@ def test_a_covered_mouth_is_seen(engine, cover):
     """As what covers it comes in the way, not as what: flat, of skin, dark and speckled."""
     photo = ASTRONAUT.copy()
     (person,) = engine.locate(photo)
-    assert not engine.covered(person)
+    assert not engine.hidden(person)
     mouth, wide = person.landmarks[48:].mean(0), np.ptp(person.landmarks[48:55, 0])
     shape = np.zeros(photo.shape[:2], np.uint8)
     cv2.ellipse(
@@ -146,9 +146,32 @@ def test_a_covered_mouth_is_seen(engine, cover):
     fills = {"mask": np.full_like(photo, (120, 170, 200)), "hand": skin, "microphone": dark}
     photo[shape > 0] = fills[cover][shape > 0]
     (hidden,) = engine.locate(photo)
-    assert engine.covered(hidden)
+    assert engine.hidden(hidden)
     words = engine.preflight(person, hidden).words
     assert "the driver's mouth seems to be covered" in words
+
+
+def test_dark_glasses_hide_eyes_that_are_to_change(engine, smiling):
+    """As they are, and half clear; tinted light they hide nothing."""
+    seeing = Faces(128, None, engine.reader, parts=("mouth", "eyes", "brows"))
+    (person,) = seeing.locate(ASTRONAUT)
+    assert seeing.hidden(person) == ""
+    distance = align.eye_distance(smiling)
+    shape = np.zeros(ASTRONAUT.shape[:2], np.uint8)
+    for eye in (smiling[36:42], smiling[42:48]):
+        x, y = np.rint(eye.mean(0) + [0, 0.08 * distance]).astype(int)
+        axes = int(0.42 * distance), int(0.32 * distance)
+        cv2.ellipse(shape, (int(x), int(y)), axes, 0, 0, 360, (1,), -1)
+    for clear, said in ((0.0, "eyes"), (0.3, "eyes"), (0.9, "")):
+        tinted = (ASTRONAUT * clear + np.array([30, 25, 25]) * (1 - clear)).astype(np.uint8)
+        photo = np.where(shape[..., None] > 0, tinted, ASTRONAUT)
+        (worn,) = seeing.locate(photo)
+        assert seeing.hidden(worn) == said
+        words = seeing.preflight(person, worn).words
+        assert ("the driver's eyes seem to be behind dark glasses" in words) == bool(said)
+        (plain,) = engine.locate(photo)  # whose eyes stay
+        assert engine.hidden(plain) == ""
+        assert not [word for word in engine.preflight(plain, plain).words if "glasses" in word]
 
 
 def test_lips_that_are_lost_or_painted_are_seen(face):

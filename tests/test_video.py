@@ -1,6 +1,7 @@
 """Videos in and out: times, sound, codec, turned and damaged ones."""
 
 import pathlib
+import re
 import struct
 import sys
 from fractions import Fraction
@@ -171,13 +172,125 @@ def test_a_cut_video_says_how_much_is_missing(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_cut_recording_without_a_count_is_noticed(tmp_path):
-    source = make(tmp_path / "a.mkv", range(60), options={"g": "5"})
+def read_whole(path: pathlib.Path) -> tuple[int, str]:
+    """How many frames could be read, and what is said of the others."""
+    source = video.Source(str(path), files.absolute(path.parent / "out"), 999)
+    return sum(1 for _ in source), source.lost()
+
+
+def damaged(path: pathlib.Path, *, gone: bool) -> pathlib.Path:
+    """A fifth of a file zeroed, or cut out, from its middle on."""
+    content = path.read_bytes()
+    half, fifth = len(content) // 2, len(content) // 5
+    path.write_bytes(content[:half] + bytes(0 if gone else fifth) + content[half + fifth :])
+    return path
+
+
+UNCOUNTED = [  # whose header says no number of frames
+    ("a.mkv", "libx264", {}),
+    ("a.webm", "libvpx", {"deadline": "realtime"}),
+    ("a.flv", "libx264", {}),
+    ("a.ts", "libx264", {}),
+    ("a.mpg", "mpeg2video", {}),
+]
+FRAGMENTS = {"movflags": "frag_keyframe+empty_moov"}
+
+
+@pytest.mark.parametrize("gone", [False, True])
+@pytest.mark.parametrize(("name", "codec", "options"), UNCOUNTED)
+def test_a_hole_in_the_middle_is_told(tmp_path, name, codec, options, gone):
+    source = make(
+        tmp_path / name, range(100), codec=codec, rate=Fraction(25), options={"g": "10", **options},
+        container_options={"cluster_time_limit": "300"} if name.endswith(("mkv", "webm")) else {},
+    )  # fmt: skip
+    count, line = read_whole(damaged(source, gone=gone))
+    found = re.search(r" s seem to be missing .*\(about (\d+) frames?\)", line)
+    assert 50 < count < 100
+    assert "promises" not in line
+    assert f"{name}: {count} frames could be read" in line
+    assert found
+    assert int(found[1]) == pytest.approx(100 - count, abs=1)
+
+
+def test_a_damaged_flv_with_sound_keeps_its_good_frames(tmp_path):
+    """A picture that has become sound of another kind looks like one more stream."""
+    source = make(tmp_path / "a.flv", range(100), rate=Fraction(25), sound="aac")
+    content, place, pictures = bytearray(source.read_bytes()), 13, []
+    while place < len(content):  # kind, three bytes of length, seven more, data, the length again
+        pictures += [place] if content[place] == 9 else []
+        place += 15 + int.from_bytes(content[place + 1 : place + 4], "big")
+    content[pictures[50]] = 8
+    source.write_bytes(content)
+    read = redone(source, tmp_path / "out")
+    assert "seem to be missing" in read.lost()
+    with av.open(str(tmp_path / "out" / "result.mp4")) as container:
+        assert 50 < container.streams.video[0].frames < 100
+
+
+def test_fragments_that_cannot_be_read_are_told(tmp_path):
+    source = make(tmp_path / "a.mp4", range(60), options={"g": "10"}, container_options=FRAGMENTS)
+    content = bytearray(source.read_bytes())
+    place = content.index(b"moof", len(content) // 2) - 4
+    content[place : place + 100] = bytes(100)
+    source.write_bytes(content)
+    count, line = read_whole(source)
+    assert 10 < count < 50
+    last = f"{1 - place / len(content):.0%}"
+    assert f"a.mp4: {count} frames could be read; nothing could be read in the last {last}" in line
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.flv"])
+def test_a_cut_recording_without_a_count_is_noticed(tmp_path, name):
+    source = make(tmp_path / name, range(60), options={"g": "5"})
     content = source.read_bytes()
     source.write_bytes(content[: len(content) // 2])
-    found = video.Video(files.absolute(source))
-    assert found.held < 50
-    assert found.promised == pytest.approx(60, abs=2)
+    count, line = read_whole(source)
+    found = re.search(r"(\d\.\d+) s are missing at the end \(about (\d+) frames\)", line)
+    assert found
+    assert count < 50
+    assert float(found[1]) == pytest.approx((60 - count) / float(NTSC), abs=0.1)
+    assert int(found[2]) == pytest.approx(60 - count, abs=3)
+
+
+UNEVEN = [int(time) for time in np.cumsum(np.random.default_rng(0).integers(1, 5, 60))]
+PAUSE = [*range(30), *range(50, 80)]  # said by the frame before it: it lasts so long
+
+
+INTACT = [
+    ("a.mp4", "libx264", {"bf": "3"}, {}),
+    ("a.mp4", "libx264", {"bf": "3"}, FRAGMENTS),
+    ("a.mkv", "libx264", {"bf": "3"}, {}),
+    ("a.flv", "libx264", {"bf": "3"}, {}),
+    ("a.ts", "libx264", {"bf": "3"}, {}),
+    ("a.webm", "libvpx", {"auto-alt-ref": "1", "lag-in-frames": "16"}, {}),
+    ("a.avi", "mpeg4", {"bf": "2"}, {}),
+    ("a.avi", "mpeg4", {}, {}),
+    ("a.wmv", "wmv2", {}, {}),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options", "layout", "times"),
+    [
+        ("a.mpg", "mpeg2video", {"bf": "2"}, {}, range(60)),  # whose rate is one
+        *[(*kind, range(60)) for kind in INTACT],
+        *[(*kind, UNEVEN) for kind in INTACT],
+    ],
+)
+def test_intact_videos_raise_no_alarm(tmp_path, name, codec, options, layout, times):
+    sound = "aac" if codec in ("libx264", "mpeg4") else None
+    source = make(
+        tmp_path / name, times, codec=codec, options=options, container_options=layout, sound=sound,
+        rate=Fraction(25),
+    )  # fmt: skip
+    assert read_whole(source) == (60, "")
+
+
+@pytest.mark.parametrize("layout", [{}, FRAGMENTS])
+def test_a_pause_that_the_file_means_is_no_hole(tmp_path, layout):
+    options = {"bf": "0"}
+    source = make(tmp_path / "a.mp4", PAUSE, options=options, container_options=layout)
+    assert read_whole(source) == (60, "")
 
 
 def test_a_broken_middle_is_counted(tmp_path):

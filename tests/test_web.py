@@ -3,13 +3,20 @@
 import asyncio
 import io
 import json
+import re
+import signal
+import socket
+import subprocess
+import sys
 import time
+import urllib.request
 from typing import Any
 
 import pytest
 from PIL import Image
 
 pytest.importorskip("starlette", reason="the extra `web` is not installed")
+pytest.importorskip("uvicorn", reason="the extra `web` is not installed")
 pytest.importorskip("starlette.testclient", reason="starlette's test client needs httpx2")
 
 from starlette.testclient import TestClient
@@ -19,7 +26,7 @@ from fxjax.codes import mix
 from fxjax.runs.transfer_flags import read_rows
 from fxjax.transfer_types import Settings
 from fxjax.web import app as addresses
-from fxjax.web import wishes
+from fxjax.web import server, wishes
 from fxjax.web.app import hostname
 from fxjax.web.jobs import WAITING
 
@@ -70,6 +77,8 @@ def test_two_photos_become_a_result_that_outlives_the_server(client, tmp_path):
     assert client.get(f"/results/{name}/drawn/0110_120.jpg").headers["content-type"] == "image/jpeg"
     client.post(f"/api/results/{name}/draw", json={"mask": "", "strength": 0, "whole": True})
     assert client.get(f"/results/{name}/drawn/result_000.png").status_code == 200
+    wrong = client.post(f"/api/results/{name}/draw", json={"face": 1})
+    assert (wrong.status_code, wrong.json()["error"]) == (400, "face: want 0 to 0")
     with TestClient(app_of(tmp_path), HERE, headers=OURS) as again:
         assert again.get(f"/results/{name}/result.png").status_code == 200
         assert again.delete(f"/api/results/{name}").status_code == 200
@@ -113,6 +122,14 @@ def test_what_is_no_photo_of_a_face_is_refused_and_not_kept(client, tmp_path, da
     assert answer.status_code == 422
     assert line in answer.json()["error"]
     assert str(tmp_path) not in answer.text
+    assert not list((tmp_path / "photos").iterdir())
+
+
+def test_a_photo_that_comes_too_slowly_is_let_go(client, tmp_path, monkeypatch):
+    monkeypatch.setattr(addresses, "SLOW", 0.0)
+    answer = client.post("/api/photos", content=picture())
+    assert answer.status_code == 408
+    assert "too slowly" in answer.json()["error"]
     assert not list((tmp_path / "photos").iterdir())
 
 
@@ -357,3 +374,40 @@ def test_watchers_see_every_state_then_changes(tmp_path):
     seen, left = asyncio.run(watch())
     assert [set(message) for message in seen] == [{"results"}, {"result"}]
     assert not left
+
+
+@pytest.fixture
+def running(tmp_path, root):
+    """The command, as it is started, with the folder of its results; its first line."""
+    command = [sys.executable, "-m", "experiments.web", f"--home={tmp_path}", "--nobrowser"]
+    command += ["--port=0", "--model=nothing"]  # whose absence is said when something is asked
+    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    yield process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    process.wait(30)
+    process.stdout.close()
+
+
+def test_the_command_prints_its_address_and_answers_there(running, tmp_path):
+    address, home = re.fullmatch(
+        r"fxjax is at (\S+) \(.*\); results are kept in (.+)\n", running
+    ).groups()
+    assert home == str(tmp_path)
+    assert address.startswith("http://127.0.0.1:")
+    with urllib.request.urlopen(address) as page:
+        assert b"Drop a photo here" in page.read()
+    with urllib.request.urlopen(f"{address}api/start") as started:
+        assert json.load(started)["model"] == "nothing"
+
+
+def test_a_host_that_listens_everywhere_needs_names(tmp_path):
+    with pytest.raises(ValueError, match="say by which names the page may be reached"):
+        server.serve(tmp_path, model="faces", host="0.0.0.0", say=print)
+
+
+def test_a_port_that_is_taken_is_said(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"port {port} .*give another --port"):
+            server.serve(tmp_path, model="faces", port=port, say=print)

@@ -1,5 +1,6 @@
 """What the page's worker does with a tiny model: looks, transfers, draws again."""
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -15,7 +16,6 @@ from PIL import Image
 from fxjax.codes import invert
 from fxjax.coding import CHUNK
 from fxjax.images import load_image, save_image
-from fxjax.web import studio as web
 from fxjax.web.studio import Cancelled, Studio
 from fxjax.web.wishes import Wish
 
@@ -62,24 +62,47 @@ def test_a_transfer_its_masks_and_drawing_again(studio, folder):
     for name in ("result.png", "report.html", "ranking.csv", "codes.npz", "after.jpg"):
         assert (folder / name).exists(), name
 
-    none = studio.draw(folder, WISH, "", 0.0, False)
+    none = studio.draw(folder, WISH, 0, "", 0.0, False)
     unmoved = load_image(folder / "drawn" / f"{none['name']}.jpg").astype(int)
     before = load_image(folder / "before.jpg").astype(int)
     assert np.abs(unmoved - before).mean() < 0.5
-    same = studio.draw(folder, WISH, "0" * 8, 1.0, False)
+    same = studio.draw(folder, WISH, 0, "0" * 8, 1.0, False)
     assert np.abs(load_image(folder / "drawn" / f"{same['name']}.jpg") - before).mean() < 0.5
-    some = studio.draw(folder, WISH, "1" * 8, 1.0, True)
+    some = studio.draw(folder, WISH, 0, "1" * 8, 1.0, True)
     with Image.open(folder / "drawn" / f"{some['name']}.png") as picture:
         assert "Edited" in picture.getexif()[270]
     with pytest.raises(ValueError, match="this model has 8 rows"):
-        studio.draw(folder, WISH, "01", 1.0, False)
+        studio.draw(folder, WISH, 0, "01", 1.0, False)
 
-    first = studio.draw(folder, WISH, "0" * 7 + "1", 1.2, False)["name"]
+    first = studio.draw(folder, WISH, 0, "0" * 7 + "1", 1.2, False)["name"]
     kept = load_image(folder / "drawn" / f"{first}.jpg")
     studio.kept.clear()  # as after a restart
-    assert studio.draw(folder, WISH, "0" * 7 + "1", 1.2, False)["name"] == first
+    assert studio.draw(folder, WISH, 0, "0" * 7 + "1", 1.2, False)["name"] == first
     again = load_image(folder / "drawn" / f"{first}.jpg")
     assert np.abs(kept.astype(int) - again.astype(int)).max() <= 8
+
+
+def test_of_two_faces_each_is_drawn_again_beside_the_other(studio, tmp_path):
+    face = (ASTRONAUT[:256, 96:352] * 0.8).astype(np.uint8)
+    save_image(tmp_path / "person.png", np.hstack([face[:, ::-1], face]))
+    save_image(tmp_path / "driver.png", closed()[:256, 96:352])
+    wish = dataclasses.replace(WISH, face="all")
+    told: list[dict[str, Any]] = []
+    studio.transfer(tmp_path, wish, told.append)
+    assert len(next(one["done"] for one in told if "done" in one)["faces"]) == 2
+    assert [one["face"] for one in told if "masks" in one] == [0, 1]
+    result = load_image(tmp_path / "result.png").astype(int)
+    before = load_image(tmp_path / "person.png").astype(int)
+    halves = np.s_[:, :256], np.s_[:, 256:]
+    for number, (own, other) in enumerate((halves, halves[::-1])):
+        for kept in (True, False):
+            name = studio.draw(tmp_path, wish, number, "", 0.0, True)["name"]
+            drawn = load_image(tmp_path / f"face{number}" / "drawn" / f"{name}.png").astype(int)
+            np.testing.assert_array_equal(drawn[other], result[other])
+            assert np.abs(drawn[own] - before[own]).mean() < 0.5
+            assert (drawn[own] != result[own]).any()
+            if kept:
+                studio.kept.clear()  # as after a restart
 
 
 def test_a_transfer_stops_where_it_is_told(studio, folder):
@@ -128,12 +151,13 @@ def test_nobody_is_said(studio, tmp_path):
         studio.look(tmp_path / "wall.png", tmp_path)
 
 
-def test_pixels_are_counted_before_they_are_decoded(tmp_path):
+def test_pixels_are_counted_before_they_are_decoded(studio, tmp_path):
     bomb = tmp_path / "bomb.png"
     Image.new("1", (8000, 8000)).save(bomb)
     assert bomb.stat().st_size < 2**18
     with pytest.raises(ValueError, match="8000 x 8000 pixels are too many"):
-        web.check_size(bomb, 40_000_000)
+        studio.look(bomb, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["bomb.png"]
 
 
 def test_the_process_answers_line_by_line(home, tmp_path):

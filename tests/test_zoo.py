@@ -5,8 +5,10 @@ import subprocess
 import sys
 import textwrap
 
+import facemodels
 import numpy as np
 import pytest
+from flax import nnx
 
 import fxjax
 from experiments import sample
@@ -14,6 +16,7 @@ from fxjax import assess, checkpoint, zoo
 from fxjax.codes import smile_samples
 from fxjax.images import load_image
 from fxjax.labels.engine import LabelEngine
+from fxjax.nn.stylegan2 import StyleGAN2
 from fxjax.training import gan_state
 
 
@@ -114,3 +117,20 @@ def test_expressions_by_name_close_a_smile(home):
             smiles.append(smile_samples.smile(seen.landmarks))
         less.append(smiles[0] - smiles[1])
     assert np.mean(less) > 0.3, less
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_a_generator_of_other_colours_is_refused_where_it_is_loaded(tmp_path, channels):
+    folder, shape = tmp_path / "model", facemodels.ARCHITECTURE | {"channels": channels}
+    model = StyleGAN2(**shape, rngs=nnx.Rngs(0))
+    weights = {"generator": (shape, checkpoint.flatten(model))}
+    checkpoint.save_model(folder, "stylegan2", weights, {})
+    line = rf"^{folder}: its generator draws pictures of {channels} channels; wanted are 3 \(RGB\)$"
+    with pytest.raises(ValueError, match=line):
+        fxjax.load(folder)
+    with pytest.raises(ValueError, match=line):
+        sample.main(sample.Config(model=str(folder), out=str(tmp_path / "out")))
+    card = (folder / "model.json").read_text().replace('"format": 1', '"format": 2')
+    (folder / "model.json").write_text(card, encoding="utf-8-sig")  # as editors elsewhere save it
+    with pytest.raises(ValueError, match="has format 2, this version reads 1"):
+        fxjax.load(folder)

@@ -22,7 +22,7 @@ def app_of(home: pathlib.Path, *, quota: int = 2**30, seconds: float = 60.0) -> 
     """The application with its folder."""
     store = Store(home, quota)
     store.recover()
-    zoo = pathlib.Path(__file__).parent.parent / "fxjax" / "zoo" / "faces" / "samples"
+    zoo = pathlib.Path(__file__).parent.parent / "fxjax" / "zoo" / "faces256" / "samples"
     page = Page(
         store,
         Worker(WORKER, os.environ),

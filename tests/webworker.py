@@ -42,7 +42,7 @@ def look(folder):
     return {"width": photo.width, "height": photo.height, "faces": faces}
 
 
-def transfer(folder, number):
+def transfer(folder, number, wish):
     with Image.open(folder / "person.png") as picture:
         photo = picture.convert("RGB")
     photo.save(folder / "before.jpg")
@@ -63,25 +63,35 @@ def transfer(folder, number):
                 say({"id": number, "told": {"picture": "inversions"}})
     after.save(folder / "after.jpg")
     after.save(folder / "result.png")
-    (folder / "report.html").write_text("<!doctype html><title>A report</title>")
+    after.save(folder / "side_by_side.png")
+    count = 2 if wish["face"] == "all" else 1
+    report = "<!doctype html><title>A report</title>"
+    for index in range(count) if count > 1 else ():
+        (folder / f"face{index}").mkdir()
+        (folder / f"face{index}" / "report.html").write_text(report)
+        report += f"<a href=face{index}/report.html>face{index}</a>"
+    (folder / "report.html").write_text(report)
     face = {"verdict": [], "kept": "", "drawn": "mixture", "gain": 0.6, "identity": 0.3}
-    done = {"faces": [face], "warnings": [], "width": photo.width, "height": photo.height}
+    done = {"faces": [face] * count, "warnings": [], "width": photo.width, "height": photo.height}
     say({"id": number, "told": {"done": done}})
-    (folder / "masks").mkdir()
-    masks = []
-    for rank, mask in enumerate(("0110", "0010", "1111", "0000"), start=1):
-        after.save(folder / "masks" / f"{mask}.jpg")
-        losses = {"expression": 1 - mask.count("1") / 4, "appearance": mask.count("1") / 4}
-        masks.append({"mask": mask, "rank": rank, "front": True, **losses})
-    say({"id": number, "told": {"masks": masks}})
+    for index in range(count):
+        place = folder / f"face{index}" if count > 1 else folder
+        (place / "masks").mkdir()
+        masks = []
+        for rank, mask in enumerate(("0110", "0010", "1111", "0000"), start=1):
+            after.save(place / "masks" / f"{mask}.jpg")
+            losses = {"expression": 1 - mask.count("1") / 4, "appearance": mask.count("1") / 4}
+            masks.append({"mask": mask, "rank": rank, "front": True, **losses})
+        say({"id": number, "told": {"masks": masks, "face": index}})
     return {}
 
 
 def draw(folder, task):
-    (folder / "drawn").mkdir(exist_ok=True)
+    place = folder / f"face{task['face']}" if task["wish"]["face"] == "all" else folder
+    (place / "drawn").mkdir(exist_ok=True)
     name = f"{task['mask'] or 'result'}_{round(100 * task['strength']):03d}"
     with Image.open(folder / "after.jpg") as picture:
-        picture.save(folder / "drawn" / f"{name}.{'png' if task['whole'] else 'jpg'}")
+        picture.save(place / "drawn" / f"{name}.{'png' if task['whole'] else 'jpg'}")
     return {"name": name, "verdict": ["blurred"]}
 
 
@@ -93,7 +103,7 @@ def done(task):
         return {"words": ["the face is small"], "hidden": False, "alike": False}
     if task["do"] == "draw":
         return draw(folder, task)
-    return transfer(folder, task["id"])
+    return transfer(folder, task["id"], task["wish"])
 
 
 def serve(task):

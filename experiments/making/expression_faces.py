@@ -204,7 +204,7 @@ def check(weights: expression.Weights, folder: epath.PathLike | None) -> None:
     _manipulated(rows, values, weights)
     base = [i for i, row in enumerate(rows) if row["kind"] == "base"]
     smile = _mean(values, weights, SMILE)
-    happy = np.array([float(rows[i]["happy"]) for i in base])
+    happy = np.array([rows[i].float("happy") for i in base])
     print(
         f"omi: rank correlation of mouthSmile with the rating happy, {len(base)} base faces: "
         f"{metrics.rank_correlation(smile[base], happy):.2f}"
@@ -213,7 +213,7 @@ def check(weights: expression.Weights, folder: epath.PathLike | None) -> None:
         folder, "portraits/portraits.csv", "portraits/portraits_landmarks.npz", weights
     )
     smile = _mean(values, weights, SMILE)
-    score = np.array([float(row["smile_score"]) for row in rows])
+    score = np.array([row.float("smile_score") for row in rows])
     print(
         f"portraits: rank correlation of mouthSmile with smile_score, {len(rows)} faces: "
         f"{metrics.rank_correlation(smile, score):.2f}"

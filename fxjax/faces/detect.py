@@ -308,10 +308,9 @@ def load_landmarks(path: epath.PathLike) -> dict[str, list[Landmarks]]:
         raise FileNotFoundError(f"no landmark file at {source}")
     found: dict[str, list[Landmarks]] = {}
     try:
-        if source.suffix == ".json":
-            pairs = [
-                (n, face) for n, each in json.loads(source.read_text()).items() for face in each
-            ]
+        if source.suffix.lower() == ".json":
+            named = json.loads(source.read_bytes())  # in any of JSON's encodings
+            pairs = [(name, face) for name, each in named.items() for face in each]
         else:
             with source.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 pairs = list(zip(arrays["filename"], arrays["landmarks"], strict=True))

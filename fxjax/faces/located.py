@@ -125,13 +125,18 @@ class Faces:
 
     def preflight(self, person: Located, driver: Located) -> Verdict:
         """What may go wrong with a pair, before anything is done."""
-        found = preflight.judge(self._look(person), self._look(driver))
+        found = preflight.judge(self._look(person), self._look(driver), self.parts)
         several = person.which("the photo") + driver.which("the driver's")
         return found._replace(words=several + found.words)
 
-    def covered(self, face: Located) -> bool:
-        """Whether something seems to be in front of a face's mouth; see `fxjax.faces.preflight`."""
-        return preflight.covered(self._look(face)) > 1
+    def hidden(self, face: Located) -> str:
+        """Which part that is to change seems to be covered, mouth or eyes; empty if none does.
+
+        See `fxjax.faces.preflight`.
+        """
+        covers = {"mouth": preflight.covered, "eyes": preflight.shaded}
+        found = (part for part in covers if part in self.parts)
+        return next((part for part in found if covers[part](self._look(face)) > 1), "")
 
     def _look(self, face: Located) -> Look:
         found = self._looks.get(face)

@@ -6,6 +6,7 @@ docs/transfer.md.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -21,6 +22,10 @@ SMALL = 40  # pixels from ear to ear
 WIDE, ASTRAY, FLAT = 0.9, 0.064, 10.0  # in portraits up to .77 and .05, no less than 27
 SIDED = 18.0  # of CIELAB, between the cheeks
 HAIRY, SHADED = 1.2, 10.0  # of CIELAB: finer detail than the cheeks have, and darker
+DARK = 18.0  # of CIELAB: eyes and what is below them, beside cheeks; 16 in the shade, 19 in glasses
+
+COVERED = {"mouth": "seems to be covered", "eyes": "seem to be behind dark glasses"}
+"""How it is said of a part that cannot be seen."""
 
 
 class Look(NamedTuple):
@@ -50,16 +55,45 @@ def covered(face: Look) -> float:
     return max(math.sqrt(wide * far), FLAT / max(float(high - low), 1e-3))
 
 
-def judge(person: Look, driver: Look) -> Verdict:
-    """What may go wrong, in words, and what they were said by."""
+def shaded(face: Look) -> float:
+    """How likely both eyes are behind dark glasses: above 1 they are taken to be.
+
+    Neither in the eyes nor below them anything is as light as the cheeks.
+    """
+    points, pixels, depths = face.inside, lab(face.crop), []
+    distance = align.eye_distance(points)
+    for eye, (nose, jaw) in ((points[36:42], (31, 3)), (points[42:48], (35, 13))):
+        cheek = np.median(pixels[_disc((points[nose] + points[jaw]) / 2, 0.1 * distance), 0])
+        wide = float(np.linalg.norm(eye[3] - eye[0]))
+        under = eye.mean(0) + np.array([0, 0.55 * wide])
+        below = np.median(pixels[_disc(under, 0.12 * distance), 0])
+        inner = pixels[align.filled(eye, SIDE) > 0, 0]
+        light = max(below, np.percentile(inner, 90)) if inner.size else below
+        depths.append(float(cheek - light))
+    return min(depths) / DARK
+
+
+def unseen(part: str) -> str:
+    """Why nothing is done where a part that is to change cannot be seen, after its name."""
+    return (
+        f"{COVERED[part]}, so the expression there cannot be seen: take another photo, leave the "
+        f"{part} out of the parts that change, or go on all the same (--covered)"
+    )
+
+
+def judge(person: Look, driver: Look, parts: Sequence[str] = ("mouth",)) -> Verdict:
+    """What may go wrong when these parts of a face change, in words, and what they were said by."""
     turns = [expression.pose(face.photo) for face in (person, driver)]
     apart = float(np.abs(turns[0] - turns[1])[:2].max())
     figures, words = {"apart": apart}, []
     for who, face, turn in (("face", person, turns[0]), ("driver", driver, turns[1])):
         found = _signs(face) | {"turned": float(abs(turn[0])), "covered": covered(face)}
+        found["glasses"] = shaded(face)
         figures |= {f"{who}_{name}": value for name, value in found.items()}
         if found["covered"] > 1:
-            words.append(f"the {who}'s mouth seems to be covered")
+            words.append(f"the {who}'s mouth {COVERED['mouth']}")
+        if found["glasses"] > 1 and "eyes" in parts:
+            words.append(f"the {who}'s eyes {COVERED['eyes']}")
         if found["turned"] > FAR_TURN:
             words.append(f"the {who} is turned by {found['turned']:.0f} degrees: a guess")
         if found["width"] < SMALL:

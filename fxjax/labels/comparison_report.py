@@ -11,7 +11,7 @@ from flax import nnx
 
 from fxjax.labels import comparison, networks
 from fxjax.labels.comparison import Trained
-from fxjax.report import Picture, document, escape, image_tag
+from fxjax.report import Picture, Shown, document, escape, image_tag, table
 from fxjax.types import AnyPhoto
 
 # The paper's claims against Fader Networks.
@@ -96,27 +96,33 @@ def as_page(
         curves.append(f'<polyline points="{points}"{dash}/>')
     ends = f"{math.exp(high):.3g}", f"{math.exp(low):.3g}"
     plot = (
-        f'<svg width="560" height="220" viewBox="0 0 560 220" role="img">{"".join(curves)}'
+        '<svg class="chart" width="560" height="220" viewBox="0 0 560 220" role="img">'
+        f"{''.join(curves)}"
         f'<text x="0" y="20">{ends[0]}</text><text x="0" y="193">{ends[1]}</text>'
         f'<text x="520" y="212" text-anchor="end">{seconds:.0f} s</text></svg>'
     )
-    names, *rows = as_rows(found)
-    cells = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    head, *rows = as_rows(found)
+    cells = ([name, *map(_number, texts)] for name, *texts in rows)
     pictures = "".join(
         f"<h2>{escape(name)}</h2><p>Held-back faces: as they are, then as "
         f"{escape(', '.join(runs['fader'].settings.names()))}.</p>"
-        f"{image_tag(Picture(sheet, len(sheet)), len(sheet))}"
+        f"{image_tag(Picture(sheet, len(sheet)), len(sheet), name, sheet.shape[1])}"
         for name, sheet in sheets.items()
     )
     body = (
-        f"<p>Trained on {escape(setting)}.</p><table><tr>{head}</tr>{cells}</table>"
+        f"<p>Trained on {escape(setting)}.</p>{table(head, cells)}"
         "<h2>Reconstruction loss over seconds of training</h2>"
         f"<p>Liu &amp; Jin: solid; Fader: dashed.</p>{plot}{pictures}"
     )
     return document("Liu & Jin beside Fader Networks", {"device": _machine()}, body)
+
+
+def _number(text: str) -> str | Shown:
+    """A cell that sorts by its number, if it has one."""
+    try:
+        return Shown(text, float(text.removesuffix(" %")))
+    except ValueError:
+        return text
 
 
 def _machine() -> str:

@@ -1,16 +1,15 @@
-"""Many pairs of photos: their codes, a folder of results that can go on, and its reports.
+"""Many pairs of photos: their codes, a folder of results that can go on, and its tables.
 
 Each photo is inverted once, by experiments.invert in <out>/inversion, whatever the number of its
 pairs. Each pair is done by one process and leaves a JSON of its row, last of all its files.
 """
 
-import collections
 import functools
 import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,14 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from fxjax import files, images, metrics, report, steps, zoo
-from fxjax.faces import align, verdict
-from fxjax.images import load_image
+from fxjax import files, images, metrics, steps, zoo
+from fxjax.faces import align
 from fxjax.losses import INVERTING_LAYERS, feature_size
 from fxjax.runs import inversion, inverted, journal, worklist
 from fxjax.runs.pairs import Pair, Pairs
 from fxjax.runs.worklist import OK, fits_a_line, shown
-from fxjax.transfer_types import PRESETS, Located, Progress
+from fxjax.transfer_types import Located, Progress
 from fxjax.types import Codes
 
 FOLDERS = ("state", "results", "faces", "codes", "scores")  # of all commands that take pairs
@@ -215,38 +213,6 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def page(
-    out: epath.Path,
-    pairs: Sequence[Pair],
-    rows: Sequence[Mapping[str, Any]],
-    summary: Sequence[Mapping[str, Any]],
-    facts: Mapping[str, str],
-) -> str:
-    """A table of all pairs that sorts by any column."""
-    head = ["appearance", "expression", "result", "pair", "status", "verdict", "mask", *MEASURES]
-
-    def cells() -> Iterator[list[report.Cell]]:
-        good = lambda both: both[1].get("verdict") in (None, "unchanged", verdict.WHOLE)
-        for pair, row in sorted(zip(pairs, rows, strict=True), key=good):  # to be looked at first
-            pictures: list[report.Cell] = [None] * 3
-            if row["status"] == OK:
-                faces = [out / "inversion" / "targets" / f"{name}.png" for name in pair.names]
-                faces = [*faces, out / "faces" / f"{pair.name}.png"]
-                pictures = [report.Picture(load_image(face)) for face in faces]
-            numbers = [row.get(f"result: {name}") for name in MEASURES]
-            status = f"{row['status']}: {row['message']}" if row["message"] else row["status"]
-            yield [
-                *pictures, pair.name, status, row.get("verdict"), row.get("mask"), *numbers
-            ]  # fmt: skip
-
-    means = {
-        line["method"]: f"gain {line['gain']:.2f}, distance {line['to_person']:.2f}, "
-        f"difference {line['gain - distance']:.2f}"
-        for line in summary
-    }
-    return report.page("Expressions transferred", {**facts, **means}, head, cells())
-
-
 def row_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """For each row of the generator: mean effects with 95 % intervals, and its share of the best.
 
@@ -263,35 +229,3 @@ def row_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             line[name], line[f"{name} +-"] = metrics.interval(each[:, k, place].tolist())
         table.append(line)
     return table
-
-
-def mask_page(
-    rows: Sequence[Mapping[str, Any]],
-    effects: Sequence[Mapping[str, Any]],
-    facts: Mapping[str, str],
-) -> str:
-    """Bars with intervals for each measure, the most frequent best masks, and the presets."""
-    parts = []
-    labels = [f"row {line['row']}" for line in effects]
-    for name, note in EFFECTS.items():
-        means = [line[name] for line in effects]
-        widths = [line[f"{name} +-"] for line in effects]
-        parts.append(f"<h2>{report.escape(name)}</h2><p>{report.escape(note)}</p>")
-        parts.append(report.bars(labels, means, widths))
-    shares = [line["in the best mask"] for line in effects]
-    parts += ["<h2>Share of pairs whose best mask takes the row</h2>"]
-    parts += [report.bars(labels, shares, [float("nan")] * len(shares))]
-    common = collections.Counter(row["mask"] for row in rows).most_common(10)
-    items = "".join(f"<li><code>{mask}</code> {count} pairs</li>" for mask, count in common)
-    parts.append(f"<h2>The most frequent best masks</h2><p>Row 0 first.</p><ul>{items}</ul>")
-    for name, taken in PRESETS.items():
-        ranks = [row[f"rank of {name} rows"] for row in rows if f"rank of {name} rows" in row]
-        if not ranks:
-            continue
-        total = rows[0]["masks"]
-        share = np.mean([all(row["mask"][k] == "1" for k in taken) for row in rows])
-        parts.append(
-            f"<h2>Rows {taken} ({name})</h2><p>Their mask ranks {np.median(ranks):.0f} of "
-            f"{total} (median over pairs); {100 * share:.0f} % of the best masks take both.</p>"
-        )
-    return report.document("Which rows carry what", facts, "\n".join(parts))

@@ -25,6 +25,11 @@ from fxjax.types import Photo
 
 ROOM = 0.5  # of the aligned square's side: what is taken along on every side of it
 HEAD = ("before", "after", "face", "verdict", "gain", "identity distance")
+NOTES = {
+    "face": "number from the left, from 0; the link leads to its own page",
+    "gain": transfer_report.MEASURES["gain"],
+    "identity distance": transfer_report.MEASURES["identity to first"],
+}
 
 
 class Close(NamedTuple):
@@ -52,6 +57,8 @@ def close(face: Located, photo: Photo) -> Close:
         landmarks=face.landmarks - low,
         crop=face.crop._replace(photo_from_crop=matrix),
         cutout=None if face.cutout is None else face.cutout[some],
+        number=0,
+        faces=1,  # here it is alone, so that nobody says which one was taken
     )
     return Close(moved, (int(low[0]), int(low[1])))
 
@@ -155,7 +162,8 @@ def _write(
     images.save_image(out / "result.png", images.cut_out(photo, person.cutout), note=note)
     beside = side_by_side(person.photo, driver.photo, photo)
     images.save_image(out / "side_by_side.png", beside, note=note)
-    bad = [done.row["verdict"] != verdict.WHOLE for done in found]
+    said = {f"face{number}": done.row["verdict"] for number, done in enumerate(found)}
+    bad = [text != verdict.WHOLE for text in said.values()]
 
     def cells() -> Any:
         for number in sorted(range(len(found)), key=lambda k: not bad[k]):  # to be looked at first
@@ -164,6 +172,8 @@ def _write(
             shown = [report.Picture(picture) for picture in pictures]
             yield [*shown, link, row["verdict"], row["gain"], row["identity distance"]]
 
-    above = f'<section class="hero">{report.slider(person.photo, photo, 1200)}</section>'
-    html = report.page(f"{len(found)} faces of a photo", facts, HEAD, cells(), above=above)
+    above = f'<section class="hero">{report.slider(person.photo, photo)}</section>'
+    above += report.verdicts(said, verdict.WHOLE, "faces") + "<h2>The faces</h2>"
+    title = f"{len(found)} faces of a photo"
+    html = report.page(title, facts, HEAD, cells(), above=above, notes=NOTES)
     files.write(out / "report.html", html.encode())

@@ -18,6 +18,17 @@ from fxjax.types import AnyPhoto
 FOLDERS = ("codes", "targets", "reconstructions", "tuned", "curves", "strips")
 FILES = ("results.csv", "report.html", "sheet.png")
 SHEET = 64  # pairs on the contact sheet
+NOTES = {
+    "tuned": "drawn by the generator after its weights were fitted to this face",
+    "curve": "the loss over the steps of the search, on a logarithmic scale",
+    "loss": "what the search made smaller; lower is better, among runs with the same loss",
+    "PSNR": "how near the pixels are to the photo's, in dB; higher is better, and 6 more are half "
+    "the error",
+    "SSIM": "how alike edges and textures are; higher is better, 1 is equal",
+    "LPIPS-style": "how far apart the two are for the features of VGG16; lower is better, 0 is "
+    "equal",
+    "strip": "the search as it went, and the photo at its end",
+}
 
 
 class Row(NamedTuple):
@@ -120,18 +131,6 @@ def write_table(out: epath.Path, rows: Sequence[Row]) -> None:
 def write_report(out: epath.Path, rows: Sequence[Row], facts: Mapping[str, str]) -> None:
     """Writes report.html, and sheet.png with the first faces' targets and reconstructions."""
     good = [row for row in rows if row.status == OK]
-    means = {
-        f"mean {title}": f"{np.mean(values):.4g}"
-        for title, values in {
-            "loss": [row.loss for row in good],
-            "PSNR": [row.psnr for row in good],
-            "SSIM": [row.ssim for row in good],
-            "LPIPS-style": [row.lpips for row in good if row.lpips is not None],
-            "PSNR tuned": [row.psnr_tuned for row in good if row.psnr_tuned is not None],
-        }.items()
-        if values
-    }
-    counts = {"faces": str(len(good)), "refused": str(len(rows) - len(good))}
     strips = any((out / "strips" / f"{row.name}.png").exists() for row in good[:1])
     tuned = any(row.psnr_tuned is not None for row in good)
     head = ["target", "reconstruction", *(["tuned"] if tuned else []), "curve"]
@@ -139,13 +138,49 @@ def write_report(out: epath.Path, rows: Sequence[Row], facts: Mapping[str, str])
     head += ["LPIPS-style", "seconds"]
     head += ["PSNR tuned", "SSIM tuned", "LPIPS-style tuned"] if tuned else []
     cells = _cells(out, rows, strips, tuned)
-    text = report.page("Photos in, codes out", {**counts, **means, **facts}, head, cells)
+    above = _summary(out, rows) + "<h2>The faces</h2>"
+    notes = {name: note for name, note in NOTES.items() if name in head}
+    text = report.page("Photos in, codes out", facts, head, cells, above=above, notes=notes)
     files.write(out / "report.html", text.encode())
     if good:
         shown = good[:SHEET]
         targets = np.stack([_picture(out, "targets", row) for row in shown])
         found = np.stack([_picture(out, "reconstructions", row) for row in shown])
         save_image(out / "sheet.png", report.pairs_sheet(targets, found))
+
+
+def _summary(out: epath.Path, rows: Sequence[Row]) -> str:
+    """The first face beside what was drawn of it, and in words what came of all."""
+    good = [row for row in rows if row.status == OK]
+    told = report.verdict(
+        f"{len(good)} of {len(rows)} faces have a code"
+        + ("." if len(good) == len(rows) else "; the others' status says why not."),
+        len(good) == len(rows),
+    )
+    if not good:
+        return told
+    tuned = good[0].psnr_tuned is not None
+    drawn = ("tuned", "tuned reconstruction") if tuned else ("reconstructions", "reconstruction")
+    photo, picture = (_picture(out, folder, good[0]) for folder in ("targets", drawn[0]))
+    hero = report.slider(photo, picture, names=("photo", drawn[1]))
+    means = {
+        "loss": [row.loss for row in good],
+        "PSNR": [row.psnr for row in good],
+        "SSIM": [row.ssim for row in good],
+        "LPIPS-style distance": [row.lpips for row in good],
+        "PSNR tuned": [row.psnr_tuned for row in good],
+    }
+    said = []
+    for name, values in means.items():
+        known = [value for value in values if value is not None]
+        if known:
+            said.append(f"{name} {np.mean(known):.4g}" + " dB" * name.startswith("PSNR"))
+    words = f"On average: {', '.join(said)}."
+    shown = report.escape(f"Shown: {good[0].name}, the first face.")
+    return (
+        f'<section class="hero">{hero}</section><p class="note">{shown}</p>'
+        f"{told}<p>{report.escape(words)}</p>"
+    )
 
 
 def _cells(

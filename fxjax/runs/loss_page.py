@@ -1,12 +1,13 @@
 """The page of a sweep of losses: who wins, means with intervals, and the pictures side by side."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from etils import epath
 
 from fxjax import files
 from fxjax.images import load_image
-from fxjax.report import Picture, document, escape, image_tag
+from fxjax.report import Picture, document, escape, framed, image_tag, sorts_by
 from fxjax.runs.loss_sweep import (
     ENOUGH,
     MEASURES,
@@ -26,6 +27,7 @@ from fxjax.runs.worklist import OK
 
 SHOWN = 64  # faces with pictures; 20 pictures of each are about 10 MB in all
 SIDE = 96  # pixels of a picture on the page; the file has a third more for fine screens
+UP, DOWN = "\N{UPWARDS ARROW}", "\N{DOWNWARDS ARROW}"  # which way is better
 
 
 def write(
@@ -77,20 +79,23 @@ def _verdicts(measures: Sequence[Measure], layers: Sequence[str], results: Seque
         found = verdict(results, layers, measure)
         winner = "" if found is None else found.winner
         answer = escape(sentence(found, measure))
-        lines.append(f"<tr><th>{_title(measure)}</th><td>{winner}</td><td>{answer}</td></tr>")
+        lines.append(
+            f"<tr><th>{escape(_title(measure))}</th>"
+            f'<td class="text" data-label="winner">{winner}</td>'
+            f'<td class="text" data-label="answer">{answer}</td></tr>'
+        )
     note = (
         f"The winner has the best mean of the losses that could be measured on at least "
         f"{ENOUGH:.0%} of the faces that another could. A lead is the mean over faces of the "
         f"difference between {PAPER} and the best other loss, with its 95 % interval: no clear "
         "difference if that holds 0. Many losses are compared, so a narrow win may be chance."
     )
-    head = "<tr><th>measure</th><th>winner</th><th>answer</th></tr>"
-    return _table(head, lines, "words") + f'<p class="note">{note}</p>'
+    head = ["measure", "winner", "answer"]
+    return framed(head, lines, {}, "words") + f'<p class="note">{note}</p>'
 
 
 def _means(measures: Sequence[Measure], layers: Sequence[str], results: Sequence[Result]) -> str:
     winners = [verdict(results, layers, measure) for measure in measures]
-    titles = "".join(f'<th class="number">{_title(measure)}</th>' for measure in measures)
     lines = []
     for layer in layers:
         cells = []
@@ -98,13 +103,16 @@ def _means(measures: Sequence[Measure], layers: Sequence[str], results: Sequence
             found = mean(list(by_face(results, layer, measure.field).values()))
             text = "" if found is None else _number(found, measure.digits)
             best = " best" if won is not None and won.winner == layer else ""
-            cells.append(f'<td class="number{best}">{text}</td>')
+            value = sorts_by(math.nan if found is None else found.value)
+            label = f' data-label="{escape(_title(measure))}"'
+            cells.append(f'<td class="number{best}"{label}{value}>{text}</td>')
         done = [r for r in results if r.layer == layer and r.found is not None]
-        missing = f"{lost(results, layer)} of {len(done)}" if done else ""
+        gone = lost(results, layer) if done else math.nan
+        missing = f"{gone} of {len(done)}" if done else ""
         paper = ' class="paper"' if layer == PAPER else ""
         lines.append(
             f"<tr{paper}><th>{escape(layer)}</th>{''.join(cells)}"
-            f'<td class="number">{missing}</td></tr>'
+            f'<td class="number" data-label="no face"{sorts_by(gone)}>{missing}</td></tr>'
         )
     note = (
         "Means with 95 % intervals over the faces; the best is bold. Identity: dlib's distance "
@@ -112,8 +120,8 @@ def _means(measures: Sequence[Measure], layers: Sequence[str], results: Sequence
         "of the 68 points, in parts of the distance between the eyes, where a face is found in the "
         "reconstruction; no face: where none is."
     )
-    head = f'<tr><th>loss</th>{titles}<th class="number">no face</th></tr>'
-    return _table(head, lines, "numbers") + f'<p class="note">{note}</p>'
+    head = ["loss", *map(_title, measures), "no face"]
+    return framed(head, lines, {}, "numbers") + f'<p class="note">{note}</p>'
 
 
 def _pictures(
@@ -127,18 +135,20 @@ def _pictures(
         for layer in layers:
             result = of[name, layer]
             if result.status != OK:
-                cells.append(f"<td>{escape(result.status)}</td>")
+                status = escape(result.status)
+                cells.append(f'<td class="text" data-label="{escape(layer)}">{status}</td>')
                 continue
             text = "" if result.identity is None else f"{result.identity:.2f}"
             text += ", no face" if result.found == 0 else ""
             path = folder_of(out, layer) / "reconstructions" / f"{name}.png"
-            cells.append(f"<td>{_figure(path, text)}</td>")
+            value = sorts_by(math.nan if result.identity is None else result.identity)
+            label = f' data-label="{escape(layer)}"'
+            cells.append(f'<td class="picture"{label}{value}>{_figure(path, text)}</td>')
         lines.append(f"<tr>{''.join(cells)}</tr>")
-    note = "Below each reconstruction: its identity distance."
+    note = "Below each reconstruction: its identity distance, by which a column sorts."
     if len(names) > SHOWN:
         note += f" The first {SHOWN} of {len(names)} faces are shown."
-    head = "".join(f"<th>{escape(layer)}</th>" for layer in ["target", *layers])
-    return _table(f"<tr>{head}</tr>", lines, "faces") + f'<p class="note">{note}</p>'
+    return framed(["target", *layers], lines, {}, "faces") + f'<p class="note">{note}</p>'
 
 
 def _figure(path: epath.Path, text: str) -> str:
@@ -146,16 +156,8 @@ def _figure(path: epath.Path, text: str) -> str:
     return f"<figure>{tag}<figcaption>{escape(text)}</figcaption></figure>"
 
 
-def _table(head: str, lines: Sequence[str], kind: str) -> str:
-    body = "\n".join(lines)
-    return (
-        f'<div class="wide" tabindex="0"><table class="{kind}"><thead>{head}</thead>'
-        f"<tbody>\n{body}\n</tbody></table></div>"
-    )
-
-
 def _title(measure: Measure) -> str:
-    return f"{escape(measure.title)} {'&#8593;' if measure.more else '&#8595;'}"
+    return f"{measure.title} {UP if measure.more else DOWN}"
 
 
 def _number(found: Mean, digits: int) -> str:
@@ -166,9 +168,12 @@ def _number(found: Mean, digits: int) -> str:
 _STYLE = """
 table { border-collapse: separate; border-spacing: 0; }
 thead th { font-size: .85rem; }
-th:first-child { position: sticky; left: 0; background: Canvas; }
+@media (min-width: 901px) {
+  tr > th:first-child { position: sticky; left: 0; background: Canvas; z-index: 2; }
+}
 .best { font-weight: 700; }
 .paper td { background: var(--soft); } .paper th { text-decoration: underline; }
-.faces th, .faces td { padding: .2rem; vertical-align: top; }
+.cards.faces { width: auto; }
+.faces :is(th, td) { padding: .2rem; vertical-align: top; }
 figure { width: 96px; } figcaption { font-size: .75rem; }
 """

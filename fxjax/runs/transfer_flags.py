@@ -20,7 +20,9 @@ class Inversion:
     rate: Annotated[float, "inversion's learning rate"] = Settings.rate
     pull: Annotated[float, "weight that holds whitened codes near the mean"] = Settings.pull
     parts: Annotated[tuple[str, ...], "what changes: some of eyes,brows,mouth"] = Settings.parts
-    covered: Annotated[bool, "go on even if a mouth seems to be covered"] = Settings.covered
+    covered: Annotated[bool, "go on even if a mouth, or eyes that change, seem to be covered"] = (
+        Settings.covered
+    )
 
     def settings(self) -> Settings:
         """The library's settings. ValueError for what is out of range."""

@@ -1,7 +1,6 @@
 """Videos and folders of frames, in and out, and what is kept of each frame.
 
-Video files are read and written by PyAV (the extra `video`): frames with their times, sound, and
-MP4s for browsers.
+Written are MP4s for browsers, by PyAV (the extra `video`).
 """
 
 import contextlib
@@ -21,136 +20,15 @@ from fxjax import files, zoo
 from fxjax.faces import align
 from fxjax.images import load_image
 from fxjax.runs import inversion, journal
+from fxjax.runs.video_file import USUAL, Video, library
 from fxjax.runs.worklist import find
 from fxjax.transfer_types import Located
 from fxjax.types import AnyPhoto
 
-MOST_PIXELS = 120_000_000  # of a frame, as of a photo
-# What is read: no playlists, which could name other files and addresses.
-FORMATS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,apng,mjpeg,"
-    "h264,hevc,m4v,ivf,mxf,dv"
-)
 COPIED = ("aac", "mp3")  # sound that an MP4 holds and browsers play; other kinds become AAC
-USUAL = Fraction(25)  # frames per second where none are said
-LACK = 0.5  # seconds that a Matroska file may end early
 HIGH = 720  # pixels at most of a side-by-side video
 FOLDERS = ("codes", "frames")
 FILES = ("frames.csv", "result.mp4", "side_by_side.mp4")
-
-
-def library() -> Any:
-    """PyAV. Raises ValueError if it is not installed."""
-    try:
-        import av
-    except ImportError:
-        raise ValueError("videos need PyAV: pip install 'fxjax[video]'") from None
-    return av
-
-
-class Video:
-    """A video file: `promised` frames by its header, `held` packets, `rate` per second.
-
-    After an iteration `read` frames were good and `broken` ones were met; `times` are the good
-    ones' in units of `base` seconds, from 0, and one more for the end of the last. Raises
-    ValueError for what cannot be read.
-    """
-
-    def __init__(self, path: epath.Path):
-        self.path, self.times, self.read, self.broken = path, list[int](), 0, 0
-        with self._open() as (container, stream):
-            size = stream.codec_context.width, stream.codec_context.height
-            if size[0] * size[1] > MOST_PIXELS:
-                raise ValueError(f"{path} has frames of {size[0]}x{size[1]} pixels: too large")
-            self.rate = Fraction(stream.average_rate or stream.guessed_rate or USUAL)
-            self.base: Fraction = stream.time_base or 1 / (512 * self.rate)
-            self.start = int((container.start_time or 0) / (self.base * 1_000_000))
-            self.has_sound = container.streams.best("audio") is not None
-            self.held, hidden, end = 0, 0, Fraction(0)
-            for packet in self._packets(container):
-                if packet.size and packet.stream.index == stream.index:
-                    self.held, hidden = self.held + 1, hidden + packet.is_discard
-                if packet.pts is not None and packet.time_base:
-                    end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
-            self.promised = max(stream.frames, self.held) - hidden
-            self.held -= hidden
-            if not stream.frames and "matroska" in container.format.name and container.duration:
-                lack = Fraction(container.duration + (container.start_time or 0), 1_000_000) - end
-                self.promised += round(lack * self.rate) if lack > LACK else 0
-
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[tuple[Any, Any]]:
-        """The file and its pictures."""
-        av, why = library(), "it is no file"
-        options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
-        if os.path.isfile(self.path):
-            try:
-                with av.open(os.fspath(self.path), container_options=options) as container:
-                    stream = container.streams.best("video")
-                    if stream is not None and stream.codec_context is not None:
-                        stream.codec_context.thread_count = 1  # a frame's transfer takes far longer
-                        yield container, stream
-                        return
-                    why = "it holds no pictures of a known kind"
-            except av.FFmpegError as error:
-                why = " ".join(str(error.strerror or error).split())
-        raise ValueError(
-            f"{self.path} cannot be read as a video ({why}); give another, or a folder of frames"
-        )
-
-    def _packets(self, container: Any, *streams: Any) -> Iterator[Any]:
-        """The packets of a file, as far as it can be read."""
-        with contextlib.suppress(library().FFmpegError):
-            yield from container.demux(*streams)
-
-    def first(self, most: int) -> Iterator[AnyPhoto]:
-        """So many frames as RGB, upright; what is damaged is left out and not counted in `read`."""
-        self.times, self.read, self.broken, step = [], 0, 0, 0
-        usual = max(1, round(1 / (self.rate * self.base)))
-        with self._open() as (container, stream):
-            for frame in self._decoded(container, stream):
-                if self.read == most:
-                    break
-                photo = None if frame.is_corrupt else _upright(frame, stream)
-                if photo is None:
-                    self.broken += 1
-                    continue
-                step = frame.duration or usual
-                after = self.times[-1] + 1 if self.times else 0
-                ticks = after + usual - 1 if frame.pts is None else frame.pts - self.start
-                self.times.append(max(after, ticks) if self.times else 0)
-                self.read += 1
-                yield photo
-        if not self.read:
-            raise ValueError(f"{self.path} holds no frame that can be read")
-        self.times.append(self.times[-1] + step)
-
-    def _decoded(self, container: Any, stream: Any) -> Iterator[Any]:
-        """The frames of those packets that can be decoded."""
-        for packet in self._packets(container, stream):
-            try:
-                found = packet.decode()
-            except library().FFmpegError:
-                self.broken += 1
-                continue
-            yield from found
-
-    def sound(self) -> Iterator[Any]:
-        """The sound's packets, none of which ends before the pictures begin."""
-        with self._open() as (container, _):
-            yield from self._packets(container, container.streams.best("audio"))
-
-
-def _upright(frame: Any, stream: Any) -> AnyPhoto | None:
-    """A frame as it is shown: turned as its tag says, with square pixels; None if it cannot be."""
-    ratio = stream.codec_context.sample_aspect_ratio
-    width = round(frame.width * ratio) if ratio else frame.width
-    try:
-        size = max(1, width), frame.height
-        pixels = frame.reformat(*size, format="rgb24", threads=1).to_ndarray()
-    except (ValueError, library().FFmpegError):
-        return None
-    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
 
 
 def write(
@@ -310,17 +188,10 @@ class Source:
             yield from self._video.first(self.count)
 
     def lost(self) -> str:
-        """What a whole iteration did not find of what the video's header promised, or ""."""
+        """What a whole iteration could not read of the video, as far as is known, or ""."""
         found = self._video
-        if found is None:
-            return ""
-        if found.read >= min(self.most, found.promised):
-            first = f"{self.path}: {found.broken} frames before number {found.read} are damaged"
-            return f"{first} and left out" if found.broken else ""
-        return (
-            f"{self.path}: its header promises {found.promised} frames and {found.read} could be "
-            f"read: {found.promised - found.held} are missing, {found.held - found.read} damaged"
-        )
+        said = found and found.lost(whole=not self.left or found.read < self.count)
+        return f"{self.path}: {said}" if said else ""
 
     def write(self, path: epath.Path, pictures: Iterable[AnyPhoto], note: str) -> None:
         """A picture for each frame of an iteration as a video, at its time and with the sound."""
@@ -356,12 +227,12 @@ def begin(out: epath.Path, settings: Mapping[str, Any], source: Source) -> None:
 
 def several(person: Located, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Which faces were taken where there are several, in lines."""
-    crowded = [row["frame"] for row in rows if row.get("faces", 1) > 1]
+    crowded = {row["frame"]: row["faces"] for row in rows if row.get("faces", 1) > 1}
     lines = list(person.which("the photo"))
     if crowded:
         lines.append(
-            f"{len(crowded)} frames have several faces, the first is {crowded[0]}: the largest of "
-            "each was taken"
+            f"{len(crowded)} frames have several faces (up to {max(crowded.values())}), the first "
+            f"is {min(crowded)}: the largest of each was taken"
         )
     return lines
 

@@ -272,6 +272,8 @@ def find(images: str, out: epath.Path) -> tuple[list[epath.Path], int]:
     """
     source = files.absolute(images)
     left = 0
+    if "**" in images:
+        raise ValueError(f"{images}: ** is not read; give the folder, which is searched to the end")
     if source.is_dir():
         found = list(_below(source))
         kept = [path for path in found if path.suffix.lower() in ENDINGS]
@@ -279,7 +281,7 @@ def find(images: str, out: epath.Path) -> tuple[list[epath.Path], int]:
     elif source.exists() or not any(mark in images for mark in "*?["):
         if not source.exists():
             raise FileNotFoundError(f"no folder or picture {source} (--images)")
-        kept = _listed(source) if source.suffix == ".txt" else [source]
+        kept = _listed(source) if source.suffix.lower() == ".txt" else [source]
     else:
         parts = source.parts
         first = next(i for i, part in enumerate(parts) if any(mark in part for mark in "*?["))
@@ -326,15 +328,18 @@ def shown(path: epath.Path) -> str:
     return str(path).encode(errors="backslashreplace").decode()
 
 
-def _below(folder: epath.Path) -> Iterator[epath.Path]:
+def _below(folder: epath.Path, seen: set[str] | None = None) -> Iterator[epath.Path]:
+    seen = set() if seen is None else seen
+    if not files.first_time(folder, seen):
+        return
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
         if not path.is_dir():
             yield path
-        elif not os.path.islink(path):  # a link could lead in a circle
+        else:
             try:
-                yield from _below(path)
+                yield from _below(path, seen)
             except OSError:
                 yield path / "unreadable.png"  # no such file, so that the folder gets its row
 

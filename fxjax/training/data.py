@@ -121,9 +121,7 @@ def read_table(path: epath.PathLike) -> list[tables.Row]:
 
     Raises ValueError if it is something else, or has no name in a row, or several rows for a file.
     """
-    rows = tables.read(path)
-    if not rows or "filename" not in rows[0]:
-        raise ValueError(f"{files.absolute(path)} has no column filename, or no rows")
+    rows = tables.read(path, "filename")
     refuse_repeated([row.filled("filename") for row in rows], f"rows of {files.absolute(path)}")
     return rows
 
@@ -164,12 +162,15 @@ def _none_in(source: epath.Path) -> str:
     return f"{source} holds no pictures ({', '.join(images.ENDINGS)})"
 
 
-def _pictures(folder: epath.Path) -> Iterator[epath.Path]:
+def _pictures(folder: epath.Path, seen: set[str] | None = None) -> Iterator[epath.Path]:
+    seen = set() if seen is None else seen
+    if not files.first_time(folder, seen):
+        return
     for path in sorted(folder.iterdir()):  # etils' walk loses the gs://
         if _beside(path.name):
             continue
         if path.is_dir():
-            yield from _pictures(path)
+            yield from _pictures(path, seen)
         elif path.suffix.lower() in images.ENDINGS:
             yield path
 

@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
-from fxjax import checkpoint, files, images, sharding
+from fxjax import checkpoint, files, images, sharding, tables
 from fxjax.nn.vgg16 import VGG16
 from fxjax.training import data, face_features, loop
 from fxjax.training.face_features import FeatureSettings, RatedFaces, TrainState
@@ -206,7 +206,7 @@ def read_faces(
 
 
 def _ratings(
-    rows: list[dict[str, str]], trained: np.ndarray
+    rows: list[tables.Row], trained: np.ndarray
 ) -> tuple[Float[np.ndarray, "count ratings"], np.ndarray]:
     """Standardised ratings (0 where there is none), and which pictures have them."""
     columns = [name for name in rows[0] if name not in LABELS]
@@ -216,7 +216,7 @@ def _ratings(
         return np.zeros((len(rows), 1), np.float32), np.zeros(len(rows), bool)
     values = np.zeros((len(rows), len(columns)), np.float32)
     values[rated] = [
-        [float(row[name]) for name in columns]
+        [row.float(name) for name in columns]
         for row, known in zip(rows, rated, strict=True)
         if known
     ]

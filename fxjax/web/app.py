@@ -39,8 +39,8 @@ REPORT = (
 PAGE = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js", "/icon.svg": "icon.svg"}
 FILES = re.compile(
     r"(?:before|after|first|inversions|person|driver)\.jpg|(?:result|side_by_side)\.png|"
-    r"ranking\.csv|codes\.npz|(?:face\d{1,3}/)?report\.html|masks/[01]{1,64}\.jpg|"
-    r"drawn/(?:[01]{1,64}|result)_\d{3}\.(?:jpg|png)"
+    r"ranking\.csv|codes\.npz|(?:face\d{1,3}/)?(?:report\.html|masks/[01]{1,64}\.jpg|"
+    r"drawn/(?:[01]{1,64}|result)_\d{3}\.(?:jpg|png))"
 )
 """Of a result's folder, what may be fetched."""
 KINDS = {
@@ -217,11 +217,15 @@ class Page:
             raise ValueError("mask: want 0s and 1s")
         if type(strength) not in (int, float) or not 0 <= strength <= 1.5:
             raise ValueError("strength: want 0 to 1.5")
-        if self.jobs.states[folder.name].get("masks") is None:
+        faces, face = self.jobs.states[folder.name].get("faces", []), asked.get("face", 0)
+        if type(face) is not int or not 0 <= face < max(1, len(faces)):
+            raise ValueError(f"face: want 0 to {max(0, len(faces) - 1)}")
+        if not faces or faces[face].get("masks") is None:
             raise Refused("there is nothing to draw again yet")
         self.store.room()
-        task = {"do": "draw", "folder": str(folder), "mask": mask, "strength": float(strength)}
-        task |= {"whole": asked.get("whole") is True, "wish": self.jobs.states[folder.name]["wish"]}
+        task = {"do": "draw", "folder": str(folder), "face": face, "mask": mask}
+        task |= {"strength": float(strength), "whole": asked.get("whole") is True}
+        task |= {"wish": self.jobs.states[folder.name]["wish"]}
         async with self.drawing:
             return JSONResponse(await self.worker.quick(task))
 
@@ -349,7 +353,9 @@ class Guard:
         if origin is not None and urlsplit(origin).netloc != host:
             return 403, "another site asked for this"
         site = headers.get("sec-fetch-site", "same-origin")
-        if site not in ("same-origin", "none") and path != "/":
+        # A report opens as a stranger, and so do the links in it.
+        followed = headers.get("sec-fetch-mode") == "navigate" and path.endswith("/report.html")
+        if site not in ("same-origin", "none") and path != "/" and not followed:
             return 403, "another site asked for this"
         if method in ("GET", "HEAD"):
             return None

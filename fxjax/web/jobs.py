@@ -238,7 +238,9 @@ class Jobs:
             elif "done" in told:
                 self.change(state | {"status": "done", **told["done"]}, keep=True)
             elif "masks" in told:
-                self.change(state | {"masks": told["masks"]}, keep=True)
+                faces = list(state["faces"])
+                faces[told["face"]] = faces[told["face"]] | {"masks": told["masks"]}
+                self.change(state | {"faces": faces}, keep=True)
 
 
 def _share(stage: str, share: float) -> float:

@@ -30,7 +30,7 @@ from fxjax.types import AnyPhoto, Code, Codes
 from fxjax.web.wishes import Wish
 
 MOST_PIXELS = 40_000_000  # of a photo, judged before it is decoded
-KEPT = 3  # results whose codes and weights stay in memory
+KEPT = 6  # faces whose codes and weights stay in memory
 SHOWN = 12  # best masks with a picture, and as many of the front
 Tell = Callable[[dict[str, Any]], None]
 SIDE = 1280  # pixels of the long side of what the page shows
@@ -76,7 +76,7 @@ class Studio:
         self.model = model
         self.engine = Watched(model, features)
         self.mean = self.engine.draw(invert.mean_codes(self.engine.generator, 1))
-        self.kept: collections.OrderedDict[str, Kept] = collections.OrderedDict()
+        self.kept: collections.OrderedDict[tuple[str, int], Kept] = collections.OrderedDict()
 
     def of(self, wish: Wish) -> Watched:
         """The same models with other settings, not yet prepared to rank masks."""
@@ -112,7 +112,7 @@ class Studio:
         }
 
     def check(self, person: pathlib.Path, driver: pathlib.Path, wish: Wish) -> dict[str, Any]:
-        """What will not go well with two photos: in words, and whether a mouth is hidden."""
+        """What will not go well with two photos: in words, and whether what changes is hidden."""
         engine = self.of(wish)
         people = engine.locate(person, wish.face)
         other = engine.locate(driver, wish.driver_face)[0]
@@ -151,12 +151,15 @@ class Studio:
         engine.tell("writing", 0.0)
         told = self._written(folder, engine, results, wish)
         tell({"done": told})
-        if len(results) == 1 and results[0].ranked is not None:
-            result = results[0]
-            faces = result.person, result.driver
+        for number, result in enumerate(results):
+            if result.ranked is None:
+                continue
+            alone = without(results[-1].image, result.person, result.image)
             codes = jnp.asarray(result.codes)
-            kept = self._keep(folder.name, engine, *faces, codes, result.generator)
-            tell({"masks": self._masks(folder, kept, results[0].ranked)})
+            key = folder.name, number
+            kept = self._keep(key, engine, alone, result.driver, codes, result.generator)
+            place = of_face(folder, number, len(results))
+            tell({"masks": self._masks(place, kept, result.ranked), "face": number})
         return {}
 
     def _first(self, engine: Watched, people: Sequence[Located], driver: Located) -> AnyPhoto:
@@ -176,7 +179,7 @@ class Studio:
         faces = []
         for index, result in enumerate(results):
             measured = assess.table(engine, judges, result, compare=False)
-            place = folder if len(results) == 1 else folder / f"face{index}"
+            place = of_face(folder, index, len(results))
             transfer_report.write(files.absolute(place), engine, result, measured, facts, 1)
             faces.append(
                 {
@@ -201,7 +204,7 @@ class Studio:
 
     def _keep(
         self,
-        name: str,
+        name: tuple[str, int],
         engine: Watched,
         person: Located,
         driver: Located,
@@ -238,13 +241,20 @@ class Studio:
         return found
 
     def draw(
-        self, folder: pathlib.Path, wish: Wish, mask: str, strength: float, whole: bool
+        self,
+        folder: pathlib.Path,
+        wish: Wish,
+        face: int,
+        mask: str,
+        strength: float,
+        whole: bool,
     ) -> dict[str, Any]:
         """A mask (or the result's own code, with none) at a strength, from the codes that are kept.
 
-        `whole` writes the full photo as a file to keep instead of a picture for the page.
+        Of several faces only this one is drawn anew, and the others stay as they became. `whole`
+        writes the full photo as a file to keep instead of a picture for the page.
         """
-        kept = self.kept.get(folder.name) or self._again(folder, wish)
+        kept = self.kept.get((folder.name, face)) or self._again(folder, wish, face)
         own, other, _, final = kept.codes
         if mask and len(mask) != len(own):
             raise ValueError(f"a mask of {len(mask)} bits: this model has {len(own)} rows")
@@ -257,23 +267,41 @@ class Studio:
         )
         found = kept.engine.verdict(faces[0], faces[1], photo)
         name = f"{mask or 'result'}_{round(100 * strength):03d}"
+        place = of_face(folder, face, kept.person.faces if wish.face == "all" else 1)
         if whole:
             note = transfer_report.note(self.model)
             picture = images.cut_out(photo, kept.person.cutout)
-            images.save_image(folder / "drawn" / f"{name}.png", picture, note=note)
+            images.save_image(place / "drawn" / f"{name}.png", picture, note=note)
         else:
-            preview(folder / "drawn" / f"{name}.jpg", photo)
+            preview(place / "drawn" / f"{name}.jpg", photo)
         return {"name": name, "verdict": list(found.words)}
 
-    def _again(self, folder: pathlib.Path, wish: Wish) -> Kept:
+    def _again(self, folder: pathlib.Path, wish: Wish, face: int) -> Kept:
         """A result from its folder: the weights are fitted to the person again."""
         engine = self.of(wish)
-        person = engine.locate(folder / "person.png", wish.face)[0]
+        people = engine.locate(folder / "person.png", wish.face)
         driver = engine.locate(folder / "driver.png", wish.driver_face)[0]
-        with np.load(folder / "codes.npz", allow_pickle=False) as arrays:
+        places = [of_face(folder, number, len(people)) for number in range(len(people))]
+        with np.load(places[face] / "codes.npz", allow_pickle=False) as arrays:
             codes = jnp.asarray(arrays["ws"])
+        person = people[face]
         tuned = engine.tuned(person, codes[0])
-        return self._keep(folder.name, engine, person, driver, codes, tuned)
+        if len(people) > 1:  # they changed one after the other
+            then = [images.load_image(place / "result.png") for place in places]
+            before = then[face - 1] if face else person.photo
+            person = without(then[-1], dataclasses.replace(person, photo=before), then[face])
+        return self._keep((folder.name, face), engine, person, driver, codes, tuned)
+
+
+def of_face(folder: pathlib.Path, number: int, count: int) -> pathlib.Path:
+    """Where the files of one of a result's faces are."""
+    return folder if count == 1 else folder / f"face{number}"
+
+
+def without(photo: AnyPhoto, person: Located, changed: AnyPhoto) -> Located:
+    """A face in a photo of which this face's own change, from its photo to `changed`, is undone."""
+    own = (changed != person.photo).any(axis=2, keepdims=True)
+    return dataclasses.replace(person, photo=np.where(own, person.photo, photo))
 
 
 def check_size(source: pathlib.Path, most: int) -> None:

@@ -250,7 +250,7 @@ def _done(desk: "Studio", task: dict[str, Any], tell: "Tell") -> dict[str, Any]:
     if task["do"] == "check":
         return desk.check(folder / "photo.png", pathlib.Path(task["driver"]) / "photo.png", wish)
     if task["do"] == "draw":
-        return desk.draw(folder, wish, task["mask"], task["strength"], task["whole"])
+        return desk.draw(folder, wish, task["face"], task["mask"], task["strength"], task["whole"])
     return desk.transfer(folder, wish, tell)
 
 

@@ -135,6 +135,11 @@ def load(
     if (kind, chosen) not in CLASSES:
         known = ", ".join(f"{part} of {kind}" for kind, part in CLASSES)
         raise ValueError(f"{folder} is a {chosen} of {kind!r}; this version knows {known}")
+    channels = parts[chosen]["architecture"].get("channels", 3)
+    if chosen == "generator" and channels != 3:
+        raise ValueError(
+            f"{folder}: its generator draws pictures of {channels} channels; wanted are 3 (RGB)"
+        )
     make = CLASSES[kind, chosen]
     if make is Encoder and "cumulative" not in parts[chosen]["architecture"]:
         make = SmallEncoder

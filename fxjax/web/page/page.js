@@ -241,7 +241,7 @@ async function check() {
   try {
     const found = await ask("/api/check", { person: person.photo.id, driver: driver.photo.id, wish: wish() });
     if (turn !== checks) return;
-    const hidden = found.hidden ? ["with a covered mouth its expression cannot be seen: take another photo, or go on all the same (Advanced)"] : [];
+    const hidden = found.hidden ? ["what is covered cannot be read: take another photo, or go on all the same (Advanced)"] : [];
     say([...found.words, ...hidden]);
     button.disabled = found.hidden;
   } catch (error) {
@@ -341,29 +341,59 @@ function duration(seconds) {
   return `About ${Math.round(seconds / 60)} minutes left`;
 }
 
-let shown = null; // what is drawn of the current result: its id, a mask ("" is the result's own), a strength
+let shown = null; // what is drawn of the current result: its id, which face, a mask ("" is the result's own), a strength
+
+const placeOf = (state, face) => `/results/${state.id}/${state.faces.length > 1 ? `face${face}/` : ""}`;
+const masksOf = state => state.faces[shown.face].masks;
 
 function result(state) {
   const fresh = shown?.id !== state.id;
   if (fresh) {
-    shown = { id: state.id, mask: "", strength: state.wish.strength };
+    shown = { id: state.id, face: Math.max(0, state.faces.findIndex(face => !face.kept)) };
     find("#before").src = `/results/${state.id}/before.jpg`;
     find("#divide").value = 50;
     divide();
-    find("#command").textContent = state.command;
-    const several = state.faces.length > 1;
-    find("#report").href = `/results/${state.id}/${several ? "face0/" : ""}report.html`;
+    const words = state.command.split(" ").flatMap(word => [" ", make("span", {}, word)]).slice(1);
+    find("#command").replaceChildren(...words);
+    find("#report").href = `/results/${state.id}/report.html`;
+    const beside = find("#beside");
+    beside.href = `/results/${state.id}/side_by_side.png`;
+    beside.download = `fxjax-${state.id}-side-by-side.png`;
     find("#masks .grid").replaceChildren();
     plain(state);
   }
-  find("#live").hidden = !state.masks;
-  find("#masks").hidden = !state.masks?.length;
-  find("#making").hidden = Boolean(state.masks) || state.faces.length > 1 || state.faces[0].kept;
-  if (state.masks && !find("#masks .grid").childElementCount) masks(state);
+  whose(state);
+  const own = masksOf(state);
+  find("#live").hidden = !own;
+  find("#masks").hidden = !own?.length;
+  find("#making").hidden = state.faces.every(face => face.kept || face.masks);
+  if (own && !find("#masks .grid").childElementCount) masks(state);
+}
+
+function whose(state) { // of several faces, the one whose mixes are shown
+  const place = find("#whose"), count = state.faces.length;
+  place.hidden = count < 2;
+  if (place.childElementCount !== count)
+    place.replaceChildren(...state.faces.map((face, number) => {
+      const button = make("button", { type: "button", className: "quiet", data: { number } }, `Face ${number + 1}`);
+      button.addEventListener("click", () => {
+        const now = results.get(current);
+        shown.face = number;
+        find("#masks .grid").replaceChildren();
+        next = null;
+        plain(now);
+        result(now);
+      });
+      return button;
+    }));
+  all("button", place).forEach((button, number) => {
+    button.disabled = !state.faces[number].masks;
+    pressed(button, number === shown.face);
+  });
 }
 
 function plain(state) { // the result as it was found
-  shown = { id: state.id, mask: "", strength: state.wish.strength };
+  shown = { id: state.id, face: shown.face, mask: "", strength: state.wish.strength };
   find("#compare").classList.remove("waiting");
   find("#after").src = `/results/${state.id}/after.jpg`;
   const link = find("#download");
@@ -380,16 +410,18 @@ function verdict(state) {
   const line = (good, text, note) =>
     lines.push(make("p", { className: good ? "" : "bad" }, make("i", {}, good ? "✓" : "!"),
       make("span", {}, make("b", {}, text), make("small", {}, note))));
-  const faces = state.faces;
+  const changed = state.faces.filter(face => !face.kept);
+  const faces = changed.length ? changed : state.faces;
   const words = [...new Set(faces.flatMap(face => face.verdict))];
   const short = "expression hardly reached";
-  if (faces.every(face => face.kept)) {
+  if (!changed.length) {
     line(true, "Nothing was changed", `${sentence(faces[0].kept)}.`);
   } else {
     const gain = Math.min(...faces.map(face => face.gain ?? 0));
     const way = Math.round(100 * Math.max(0, gain));
-    line(!words.includes(short), words.includes(short) ? "The expression is hardly reached" : "The expression is taken over",
-      `${way} % of the way to the second face's, as landmarks are read.`);
+    const taken = words.includes(short) ? "The expression is hardly reached"
+      : gain < 0.5 ? "Only a part of the expression is taken over" : "The expression is taken over";
+    line(gain >= 0.5 && !words.includes(short), taken, `${way} % of the way to the second face's, as landmarks are read.`);
     const far = Math.max(...faces.map(face => face.identity ?? 9));
     line(far < 0.6, far < 0.6 ? "Still the same person" : "It may look like somebody else",
       far < 9 ? `Distance ${far.toFixed(2)}; below 0.6 two faces count as one person.` : "No face was found to compare.");
@@ -397,7 +429,7 @@ function verdict(state) {
     line(!other.length, other.length ? sentence(other.join(", ")) : "Nothing suspicious was found",
       "By landmarks, colours and sharpness. They do not see everything: look yourself.");
   }
-  if (state.warnings.length) line(false, "It was said before", `${sentence(state.warnings.join("; "))}.`);
+  if (state.warnings.length) line(false, "What was said before the start", `${sentence(state.warnings.join("; "))}.`);
   find("#verdict").replaceChildren(...lines);
 }
 
@@ -413,11 +445,11 @@ function bits(mask) {
   return picture;
 }
 
-const front = state => state.masks.filter(one => one.front).sort((a, b) => a.appearance - b.appearance);
+const front = state => masksOf(state).filter(one => one.front).sort((a, b) => a.appearance - b.appearance);
 
 function masks(state) {
-  for (const one of state.masks) {
-    const image = make("img", { src: `/results/${state.id}/masks/${one.mask}.jpg`, alt: "", loading: "lazy" });
+  for (const one of masksOf(state)) {
+    const image = make("img", { src: `${placeOf(state, shown.face)}masks/${one.mask}.jpg`, alt: "", loading: "lazy" });
     const text = make("span", {}, bits(one.mask), String(one.rank));
     const label = `Mix ${one.rank}: ${rows(one.mask)}`;
     const button = make("button", { type: "button", title: label, ariaLabel: label, className: one.front ? "dot" : "", data: { mask: one.mask } }, image, text);
@@ -437,8 +469,8 @@ function chosen(state) {
   for (const button of all("#masks .grid button")) pressed(button, button.dataset.mask === shown.mask);
   find("#back").hidden = shown.mask === "" && shown.strength === state.wish.strength;
   find("#which").textContent = shown.mask ? `Shown: ${rows(shown.mask)}, as the generator draws it.` : "Shown: the result.";
-  if (!state.masks) return;
-  const place = front(state).findIndex(one => one.mask === (shown.mask || state.masks[0].mask));
+  if (!masksOf(state)?.length) return;
+  const place = front(state).findIndex(one => one.mask === (shown.mask || masksOf(state)[0].mask));
   if (place >= 0) find("#front").value = place;
 }
 
@@ -448,22 +480,24 @@ let drawing = null, next = null; // one at a time; of what is wished meanwhile o
 
 async function draw(state, mask, strength) {
   if (mask === "" && strength === state.wish.strength) { next = null; plain(state); return; }
-  shown = { id: state.id, mask, strength };
+  const { face } = shown;
+  shown = { id: state.id, face, mask, strength };
   chosen(state);
-  next = { state, mask, strength };
+  next = { state, face, mask, strength };
   if (drawing) return;
   find("#compare").classList.add("waiting");
   while (next) {
     drawing = next;
     next = null;
     try {
-      const { id } = drawing.state;
-      const found = await ask(`/api/results/${id}/draw`, { mask: drawing.mask, strength: drawing.strength });
-      if (shown?.id === id && (shown.mask || shown.strength !== drawing.state.wish.strength)) {
-        find("#after").src = `/results/${id}/drawn/${found.name}.jpg?${Date.now()}`;
+      const { state: { id }, face } = drawing;
+      const found = await ask(`/api/results/${id}/draw`, { face, mask: drawing.mask, strength: drawing.strength });
+      if (shown?.id === id && shown.face === face && (shown.mask || shown.strength !== drawing.state.wish.strength)) {
+        find("#after").src = `${placeOf(drawing.state, face)}drawn/${found.name}.jpg?${Date.now()}`;
         const words = found.verdict.length ? sentence(found.verdict.join(", ")) : "Nothing suspicious was found";
         find("#verdict").replaceChildren(make("p", { className: found.verdict.length ? "bad" : "" },
-          make("i", {}, found.verdict.length ? "!" : "✓"), make("span", {}, make("b", {}, words))));
+          make("i", {}, found.verdict.length ? "!" : "✓"), make("span", {}, make("b", {}, words),
+            make("small", {}, "Expression and person are measured of results alone."))));
       }
       alarm(null);
     } catch (error) {
@@ -490,8 +524,9 @@ function viewer() {
     if (find("#back").hidden) return;
     event.preventDefault();
     try {
-      const { name } = await ask(`/api/results/${shown.id}/draw`, { mask: shown.mask, strength: shown.strength, whole: true });
-      make("a", { href: `/results/${shown.id}/drawn/${name}.png`, download: `fxjax-${shown.id}-${name}.png` }).click();
+      const { id, face, mask, strength } = shown;
+      const { name } = await ask(`/api/results/${id}/draw`, { face, mask, strength, whole: true });
+      make("a", { href: `${placeOf(state(), face)}drawn/${name}.png`, download: `fxjax-${shown.id}-${name}.png` }).click();
     } catch (error) {
       alarm(error);
     }
