@@ -132,6 +132,31 @@ def test_gray_and_toned_photos_keep_their_tone(detector, person, straight, close
             assert images.is_gray(found)
 
 
+@pytest.mark.parametrize("kind", ["grain", "apart", "before colours", "nearly gray", "brown grain"])
+def test_tones_that_are_not_clean_are_kept_too(detector, person, closed, kind):
+    """As photos have them: grain, channels that do not meet, gray people on a coloured ground."""
+    marks, gray = detector(closed)[0].landmarks, images.gray(closed)
+    grain = np.random.default_rng(0).normal(0, 8, closed.shape)
+    brown = gray * np.array([1.0, 0.8, 0.55]) + [0, 10, 20]
+    around = _outline(located(closed, marks))[..., None]
+    photo = {
+        "grain": gray + grain,
+        "apart": np.concatenate([np.roll(gray[..., :1], 1, axis=1), gray[..., 1:]], axis=2),
+        "before colours": np.where(cv2.dilate(np.uint8(around), np.ones((31, 31)))[..., None] > 0,
+                                   gray, closed),
+        "nearly gray": gray + np.array([3.0, 0.0, -4.0]),
+        "brown grain": brown + grain,
+    }[kind]  # fmt: skip
+    photo = np.clip(np.rint(photo), 0, 255).astype(np.uint8)
+    face = located(photo, marks)
+    found = back.put_back(face, person, *still(face))
+    hole = np.zeros(found.shape[:2], np.uint8)
+    cv2.fillPoly(hole, [np.rint(detector(found)[0].landmarks[60:68]).astype(int)], (1,))
+    own, new = (cv2.cvtColor(each, cv2.COLOR_RGB2LAB).astype(float) for each in (photo, found))
+    skin = own[around[..., 0] > 0][:, 1:].mean(0)
+    assert np.linalg.norm(new[hole > 0][:, 1:].mean(0) - skin) < 4
+
+
 def test_a_gray_driver_gives_teeth_with_the_persons_colours(detector, person, closed):
     shut = located(closed, detector(closed)[0].landmarks)
     driver = dataclasses.replace(person, photo=images.gray(ASTRONAUT))

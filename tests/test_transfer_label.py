@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -166,9 +167,11 @@ def test_command_makes_a_sheet_of_all(model, tmp_path):
     assert rows[0]["faces"] == "1"
 
 
-def test_command_leaves_covered_faces_and_says_which_it_took(model, tmp_path, capsys):
+def test_command_leaves_covered_faces_and_says_which_it_took(model, smiling, tmp_path, capsys):
     masked = ASTRONAUT.copy()
-    masked[165:225, 175:275] = 120, 170, 200
+    (x, y), wide = smiling[48:].mean(0), np.ptp(smiling[48:55, 0])
+    axes = int(0.9 * wide), int(0.5 * wide)
+    cv2.ellipse(masked, (round(x), round(y)), axes, 0, 0, 360, (120, 170, 200), -1)
     save_image(tmp_path / "both.png", np.hstack([masked, ASTRONAUT]))
     save_image(tmp_path / "masked.png", masked)
     out = tmp_path / "out"

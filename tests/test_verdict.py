@@ -159,7 +159,7 @@ def test_dark_glasses_hide_eyes_that_are_to_change(engine, smiling):
     distance = align.eye_distance(smiling)
     shape = np.zeros(ASTRONAUT.shape[:2], np.uint8)
     for eye in (smiling[36:42], smiling[42:48]):
-        x, y = np.rint(eye.mean(0) + [0, 0.08 * distance]).astype(int)
+        x, y = np.rint(eye.mean(0) + np.array([0, 0.08 * distance])).astype(int)
         axes = int(0.42 * distance), int(0.32 * distance)
         cv2.ellipse(shape, (int(x), int(y)), axes, 0, 0, 360, (1,), -1)
     for clear, said in ((0.0, "eyes"), (0.3, "eyes"), (0.9, "")):

@@ -20,7 +20,7 @@ LIGHT = 0.5  # how much the driver's mouth gets of the drawing's brightness
 PALE = 0.6  # how much colour the driver's mouth keeps
 TINT = 0.25  # how much of the skin's colour teeth take
 SHADE, SHADED = 0.35, 0.025  # how much darker the mouth is at the lips; within such a way, relative
-TONED = 0.02  # of the range: colours that are so close to a curve are a tone
+TONED, GRAIN = 0.032, 0.02  # in [-1, 1]: so near a curve colours are a tone; of the side: blur
 BRIGHTER = 1.15  # than skin
 LOOK, SHOWN = 256, 0.15  # pixels at which a mouth is looked at; share of it that is not lips
 LIP_LINE = 0.35  # how much darker it is between lips that close
@@ -62,7 +62,7 @@ def inside(
     drawn = move.seen(_large(after, size), move.spline(new[60:], marks[1][60:], size))
     drawn = drawn + np.average((crop - _large(before, size)).reshape(-1, 3), 0, skin.ravel())
     if driver is None or theirs is None:
-        return _toned(Inside(drawn, alpha), crop)
+        return _toned(Inside(drawn, alpha), crop, own)
     matrix = driver.crop.at(size)
     theirs = align.transform(np.linalg.inv(matrix), theirs)
     photo = align.cut(driver.photo, matrix, size)
@@ -72,7 +72,7 @@ def inside(
     if shown and turn.max() > TURNED:
         pixel = size / len(np.asarray(before))
         fine = photo - cv2.GaussianBlur(photo, (0, 0), pixel)
-        return _toned(Inside(drawn + 0.7 * fine @ LUMA[:, None], alpha), crop)
+        return _toned(Inside(drawn + 0.7 * fine @ LUMA[:, None], alpha), crop, own)
     photo = _paler(photo)
     if shown:
         bright = [np.average(each @ LUMA, weights=alpha) for each in (photo, drawn)]
@@ -81,7 +81,7 @@ def inside(
         soft = cv2.GaussianBlur(drawn, (0, 0), 0.02 * size)
         photo = photo + soft - (soft @ LUMA)[..., None]
     photo = _lit(_dimmed(photo, crop, alpha, skin), crop, new, skin)
-    return _toned(Inside(photo.astype(np.float32), alpha), crop)
+    return _toned(Inside(photo.astype(np.float32), alpha), crop, own)
 
 
 def landmarks(face: Located) -> Landmarks:
@@ -159,16 +159,32 @@ def _paler(photo: Float[np.ndarray, "size size 3"]) -> Float[np.ndarray, "size s
     return gray + PALE * (photo - gray)
 
 
-def _toned(found: Inside, crop: Float[np.ndarray, "size size 3"]) -> Inside:
-    """The same in the photo's tone, if that has but one, such as gray or sepia."""
-    pixels = crop.reshape(-1, 3)[:: max(1, crop.size // 60000)].astype(np.float64)
-    bright = pixels @ LUMA
-    curves = [np.polynomial.Polynomial.fit(bright, channel, 3) for channel in pixels.T]
-    rest = np.stack([curve(bright) for curve in curves], axis=1) - pixels
-    if np.sqrt(np.mean(rest**2)) > 2 * TONED:
+def _toned(found: Inside, crop: Float[np.ndarray, "size size 3"], own: Landmarks) -> Inside:
+    """The same in the photo's tone, if its face has but one, such as gray or sepia.
+
+    Then colour follows from brightness on skin, lips and eyes alike: in natural colours lips are
+    redder than skin that is as bright, and eyes are bluer. Blurred, so that grain does not count.
+    """
+    size = len(crop)
+    fill = lambda points: align.filled(points, size) > 0
+    lips, eyes = fill(own[48:60]), fill(own[36:42]) | fill(own[42:48])
+    skin = fill(cv2.convexHull(own.astype(np.float32))[:, 0]) & ~lips & ~eyes
+    soft = cv2.GaussianBlur(crop, (0, 0), GRAIN * size)
+    colours = [soft[part].astype(np.float64) for part in (skin, lips, eyes) if part.any()]
+    face = np.concatenate(colours)
+    bright = face @ LUMA
+    curves = [np.polynomial.Polynomial.fit(bright, channel, 3) for channel in face.T]
+    toned = lambda levels: np.stack([curve(levels) for curve in curves], -1)
+    rest = [_chroma(part) - _chroma(toned(part @ LUMA)) for part in colours]
+    if max(np.sqrt(np.mean(part**2)) for part in rest) > TONED:
         return found
     levels = np.clip(found.colours @ LUMA, bright.min(), bright.max())
-    return Inside(np.stack([curve(levels) for curve in curves], -1).astype(np.float32), found.alpha)
+    return Inside(toned(levels).astype(np.float32), found.alpha)
+
+
+def _chroma(colours: Float[np.ndarray, "pixels 3"]) -> Float[np.ndarray, "pixels 3"]:
+    """Colours without their brightness."""
+    return colours - (colours @ LUMA)[:, None]
 
 
 def _at(face: Located, size: int) -> Landmarks:
