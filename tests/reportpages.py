@@ -87,7 +87,7 @@ def grouped(out: pathlib.Path) -> str:
         )
         for k, text in enumerate(said)
     ]
-    group._write(epath.Path(out), person, person, 255 - person.photo, done, FACTS)
+    group.write(epath.Path(out), person, person, 255 - person.photo, done, FACTS)
     return (out / "report.html").read_text()
 
 

@@ -390,9 +390,9 @@ def running(tmp_path, root):
 
 
 def test_the_command_prints_its_address_and_answers_there(running, tmp_path):
-    address, home = re.fullmatch(
-        r"fxjax is at (\S+) \(.*\); results are kept in (.+)\n", running
-    ).groups()
+    said = re.fullmatch(r"fxjax is at (\S+) \(.*\); results are kept in (.+)\n", running)
+    assert said is not None
+    address, home = said.groups()
     assert home == str(tmp_path)
     assert address.startswith("http://127.0.0.1:")
     with urllib.request.urlopen(address) as page:

@@ -91,6 +91,7 @@ def test_of_two_faces_each_is_drawn_again_beside_the_other(studio, tmp_path):
     studio.transfer(tmp_path, wish, told.append)
     assert len(next(one["done"] for one in told if "done" in one)["faces"]) == 2
     assert [one["face"] for one in told if "masks" in one] == [0, 1]
+    assert 'href="face1/report.html"' in (tmp_path / "report.html").read_text()
     result = load_image(tmp_path / "result.png").astype(int)
     before = load_image(tmp_path / "person.png").astype(int)
     halves = np.s_[:, :256], np.s_[:, 256:]

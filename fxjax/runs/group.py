@@ -23,6 +23,7 @@ from fxjax.runs import journal
 from fxjax.transfer_types import Located, Progress, Transfer, side_by_side
 from fxjax.types import Photo
 
+TOGETHER = 8  # faces are inverted at once, and then kept
 ROOM = 0.5  # of the aligned square's side: what is taken along on every side of it
 HEAD = ("before", "after", "face", "verdict", "gain", "identity distance")
 NOTES = {
@@ -114,7 +115,7 @@ def transfer(
         after = saved["after"]
         found.append(Done(json.loads(str(saved["row"])), near.face.photo, after))
         photo = near.put(photo, after)
-    _write(out, people[0], driver, photo, found, facts)
+    write(out, people[0], driver, photo, found, facts)
     return found
 
 
@@ -130,12 +131,21 @@ def _key(settings: Mapping[str, Any], person: Located, driver: Located) -> str:
 def _inverted(
     engine: Engine, faces: Sequence[Located], out: epath.Path, key: str, progress: Progress
 ) -> invert.Inversion:
-    saved = journal.read_arrays(out, "codes", key)
-    if saved is None:
-        found = engine.encode(faces, progress=progress)
-        saved = {"code": np.asarray(found.code), "losses": np.asarray(found.losses)}
-        journal.write_arrays(out, "codes", key, saved)
-    return invert.Inversion(jnp.asarray(saved["code"]), jnp.asarray(saved["losses"]))
+    found = []
+    for first in range(0, len(faces), TOGETHER):
+        some, name = faces[first : first + TOGETHER], f"codes{first}"
+        saved = journal.read_arrays(out, name, key)
+        if saved is None:
+
+            def told(step: str, share: float, first: int = first, count: int = len(some)) -> None:
+                progress(step, (first + share * count) / len(faces))
+
+            one = engine.encode(some, progress=told)
+            saved = {"code": np.asarray(one.code), "losses": np.asarray(one.losses)}
+            journal.write_arrays(out, name, key, saved)
+        found.append(saved)
+    codes, curves = (np.concatenate([one[field] for one in found]) for field in ("code", "losses"))
+    return invert.Inversion(jnp.asarray(codes), jnp.asarray(curves))
 
 
 def _of(progress: Progress, number: int, count: int) -> Progress:
@@ -150,7 +160,7 @@ def row_of(result: Transfer, gain: float, distance: float) -> dict[str, Any]:
     return {"verdict": said, "gain": known(gain), "identity distance": known(distance)}
 
 
-def _write(
+def write(
     out: epath.Path,
     person: Located,
     driver: Located,
@@ -158,6 +168,7 @@ def _write(
     found: Sequence[Done],
     facts: Mapping[str, str],
 ) -> None:
+    """Writes the whole photo with all its changes, and the page of its faces."""
     note = transfer_report.note(facts["model"])
     images.save_image(out / "result.png", images.cut_out(photo, person.cutout), note=note)
     beside = side_by_side(person.photo, driver.photo, photo)

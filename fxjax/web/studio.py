@@ -25,6 +25,7 @@ from fxjax.engine import Engine
 from fxjax.faces import align
 from fxjax.faces.located import Faces
 from fxjax.nn.generator import Generator
+from fxjax.runs import group
 from fxjax.transfer_types import Located, Ranked, Settings, Transfer
 from fxjax.types import AnyPhoto, Code, Codes
 from fxjax.web.wishes import Wish
@@ -176,7 +177,7 @@ class Studio:
     ) -> dict[str, Any]:
         judges = assess.Judges(engine.detector)
         facts = {"model": self.model, **{k: str(v) for k, v in dataclasses.asdict(wish).items()}}
-        faces = []
+        faces, done = [], []
         for index, result in enumerate(results):
             measured = assess.table(engine, judges, result, compare=False)
             place = of_face(folder, index, len(results))
@@ -190,10 +191,13 @@ class Studio:
                     "identity": number(measured[0].to_person),
                 }
             )
-        last = results[-1]
+            row = group.row_of(result, measured[0].gain, measured[0].to_person)
+            both = (result.person.photo, result.image)
+            done.append(group.Done(row, *(group.close(result.person, p).face.photo for p in both)))
+        first, last = results[0], results[-1]
         if len(results) > 1:
-            note = transfer_report.note(self.model)
-            images.save_image(folder / "result.png", last.picture, note=note)
+            where = files.absolute(folder)
+            group.write(where, first.person, first.driver, last.image, done, facts)
         preview(folder / "after.jpg", last.image)
         return {
             "faces": faces,
