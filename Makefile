@@ -21,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # write that of all packages' files, which takes longer than to fetch them.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-web browser test-oldest test-newest lint docs clean
+.PHONY: demo test test-slow test-docs test-web browser test-oldest test-newest lint docs clean
 
 # Gives a face of the shipped generator (of no real person) the expression of a real photo.
 demo: .venv/demo-stamp
@@ -45,6 +45,14 @@ lint: .venv/stamp
 docs: .venv/docs-stamp
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "Open runs/site/index.html"
+
+# What takes more than half a minute each: kills, several processes, the shipped model on photos.
+test-slow: .venv/stamp
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=20 -m slow
+
+# The Python on the pages and in the notebook, with the shipped model.
+test-docs: .venv/stamp
+	$(BIN)/python -m pytest -n 2 -m slow tests/test_docs.py
 
 # The page, in a real browser.
 test-web: .venv/stamp browser

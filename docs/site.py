@@ -29,8 +29,13 @@ FETCHED = re.compile(
 def on_files(files, config):
     """Adds the cards of fxjax/zoo as pages."""
     for card in sorted((ROOT / "fxjax" / "zoo").glob("*/card.md")):
+        name = card.parent.name
         text = card.read_text().replace("../../../docs/", "../")
-        files.append(File.generated(config, f"cards/{card.parent.name}.md", content=text))
+        text = text.replace("](samples/", f"]({name}/samples/")
+        files.append(File.generated(config, f"cards/{name}.md", content=text))
+        for picture in sorted(card.parent.glob("samples/*.png")):
+            place = f"cards/{name}/samples/{picture.name}"
+            files.append(File.generated(config, place, abs_src_path=str(picture)))
     return files
 
 

@@ -122,4 +122,4 @@ def test_the_shared_cases(shared):
     assert sticker.cutout is not None
     lines = video.several(other, [{"frame": 0}, {"frame": 1, "faces": 2}])
     assert lines[0].startswith("2 faces in the photo: number ")
-    assert lines[1].startswith("1 frames have several faces, the first is 1: ")
+    assert lines[1].startswith("1 frame has several faces (up to 2), the first is 1: ")

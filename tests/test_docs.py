@@ -148,5 +148,8 @@ def test_cards_have_the_hubs_head(card):
     assert fields["tags"]
     assert text.lstrip().startswith("# ")
     shipped = card.parent.name
+    pictures = re.findall(r"^!\[.+\]\((.+)\)$", text, re.M)
+    assert (not pictures) == (shipped == "expression")  # a reader, which draws nothing
+    assert all((card.parent / picture).is_file() for picture in pictures)
     if shipped in zoo.names():
         assert (fields["license"] == "mit") == ("CC BY" not in text)

@@ -316,6 +316,7 @@ class TestBundle:
         names = [path.name for path in sorted((shelf / "tiny" / "samples").iterdir())]
         assert names == [f"seed{k:04d}.png" for k in range(8)]
         card = (shelf / "tiny" / "card.md").read_text()
+        assert card.count("](samples/seed000") == 8
         assert str(tmp_path) not in card + (shelf / "tiny" / "model.json").read_text()
         for text in ("CC BY-NC-SA 4.0", "Peterson", "| inversion |", "detection/psi_0.7", "Misuse"):
             assert text in card

@@ -272,6 +272,7 @@ def test_verdicts(field, numbers, winner, answer):
     assert loss_page.sentence(verdict, measure) == answer
 
 
+@pytest.mark.slow
 def test_killed_runs_go_on_and_end_alike_bit_for_bit(home, tmp_path, root, monkeypatch):
     killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
     steps, layers = 1000, ("block1_conv2", "block1_conv1")

@@ -339,6 +339,7 @@ def test_stop_signal_saves_first(pictures_folder, once, tmp_path, monkeypatch):
     assert (tmp_path / "a" / "export" / "model.json").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_stop_when_one_is_told_to(pictures_folder, tmp_path, root):
     out = tmp_path / "two"
     command = [sys.executable, "-m", "experiments.train_generator", f"--data={pictures_folder}"]

@@ -263,6 +263,7 @@ def test_of_several_faces_a_covered_one_stays(engine, driver):
         engine(ASTRONAUT, photo, driver_face="0")
 
 
+@pytest.mark.slow
 def test_threads_share_an_engine(engine, driver, result):
     """dlib's networks end the process if two threads are in one of them."""
     with concurrent.futures.ThreadPoolExecutor(4) as pool:

@@ -63,7 +63,6 @@ def test_one_pair(home, tmp_path, capsys):
         expression=str(home / "drivers" / "cat.png"),
         out=str(tmp_path / "out"),
         top=3,
-        joint=True,
         **models(home),
     )
     transfer.main(config)
@@ -248,6 +247,7 @@ def same_results(done, out) -> None:
         np.testing.assert_array_equal(load_image(path), load_image(out / "results" / path.name))
 
 
+@pytest.mark.slow
 def test_a_killed_batch_goes_on_to_the_same_results(home, mixed, tmp_path):
     out = tmp_path / "out"
     config = batch_config(home, out, tuning=0, refine=0)
@@ -266,6 +266,7 @@ def test_a_killed_batch_goes_on_to_the_same_results(home, mixed, tmp_path):
         assert path.stat().st_mtime_ns == before[path]
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_does(home, mixed, tmp_path, root):
     out = tmp_path / "out"
     command = command_of(batch_config(home, out, tuning=0, refine=0))
@@ -283,6 +284,7 @@ def codes_of(path) -> np.ndarray:
         return arrays["ws"]
 
 
+@pytest.mark.slow
 def test_pairs_of_replaced_photos_and_codes_are_done_again(home, tmp_path):
     shutil.copytree(home / "drivers", tmp_path / "drivers")
     out, drivers = tmp_path / "out", tmp_path / "drivers"

@@ -151,6 +151,11 @@ def test_a_covered_mouth_is_seen(engine, cover):
     assert "the driver's mouth seems to be covered" in words
 
 
+def test_the_shared_covered_driver_is_seen(engine, shared):
+    (driver,) = engine.locate(shared / "cases" / "occluded-driver" / "mask.jpg")
+    assert engine.hidden(driver) == "mouth"
+
+
 def test_dark_glasses_hide_eyes_that_are_to_change(engine, smiling):
     """As they are, and half clear; tinted light they hide nothing."""
     seeing = Faces(128, None, engine.reader, parts=("mouth", "eyes", "brows"))

@@ -18,6 +18,7 @@ from fxjax.training import face_features, feature_run, gan_state, generator_meas
 from fxjax.types import Photo
 
 PSI = 0.7  # of the sample pictures
+PICTURES = "<!-- samples -->"  # the line of a card at whose place they are shown
 TRIES = 200  # seeds that are searched for better samples where those given show no face
 # The figures that must not get worse, and whether more is better.
 CHIEF = {
@@ -185,9 +186,11 @@ def write(target: epath.Path, packed: Packed, seeds: Sequence[int], most: float)
     with files.new_folder(target, overwrite=True) as folder:
         folder.rmdir()  # save_model makes it, complete
         checkpoint.save_model(folder, packed.kind, packed.parts, packed.info)
-        for name, picture in samples(folder, seeds).items():
+        drawn = samples(folder, seeds)
+        for name, picture in drawn.items():
             save_image(folder / "samples" / name, picture)
-        files.write(folder / "card.md", packed.card.encode())
+        shown = "\n".join(f"![A face that it drew](samples/{name})" for name in drawn)
+        files.write(folder / "card.md", packed.card.replace(PICTURES, shown).encode())
         size = _size(folder)
         if size > most * 1e6:
             raise ValueError(f"the bundle would take {size / 1e6:.1f} MB, more than {most:g}")

@@ -230,8 +230,9 @@ def several(person: Located, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     crowded = {row["frame"]: row["faces"] for row in rows if row.get("faces", 1) > 1}
     lines = list(person.which("the photo"))
     if crowded:
+        frames = "1 frame has" if len(crowded) == 1 else f"{len(crowded)} frames have"
         lines.append(
-            f"{len(crowded)} frames have several faces (up to {max(crowded.values())}), the first "
+            f"{frames} several faces (up to {max(crowded.values())}), the first "
             f"is {min(crowded)}: the largest of each was taken"
         )
     return lines
