@@ -98,6 +98,7 @@ def test_what_is_done_is_not_done_again(whole, home, monkeypatch, capsys):
         transfer.main(changed)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(whole, home, tmp_path):
     out, given = tmp_path / "out", dataclasses.asdict(config(home, tmp_path / "out"))
     line = [sys.executable, "-m", "experiments.transfer", "--nocompare"]

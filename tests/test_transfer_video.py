@@ -54,6 +54,7 @@ def drawn(home) -> list[str]:
     return sorted(path.name for path in (home / "out" / "frames").iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_does_not_go_on_with_other_files(home):
     shutil.copytree(home / "seen", home / "all")
     run(home)
@@ -144,6 +145,7 @@ def test_the_larger_of_two_faces_drives_and_is_told_once(home, capsys, monkeypat
     assert said.count("several faces") == said.count(wanted) == 1
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_the_same_pictures(home, monkeypatch):
     run(home)
     wanted = [load_image(home / "out" / "frames" / name) for name in drawn(home)]

@@ -82,6 +82,7 @@ def test_a_transfer_its_masks_and_drawing_again(studio, folder):
     assert np.abs(kept.astype(int) - again.astype(int)).max() <= 8
 
 
+@pytest.mark.slow
 def test_of_two_faces_each_is_drawn_again_beside_the_other(studio, tmp_path):
     face = (ASTRONAUT[:256, 96:352] * 0.8).astype(np.uint8)
     save_image(tmp_path / "person.png", np.hstack([face[:, ::-1], face]))
