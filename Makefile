@@ -15,7 +15,8 @@ NEWEST := 'jax==0.12.*'
 
 BIN := .venv/bin
 DEMO := runs/demo
-TESTS := -m pytest -n 2 --dist loadfile --durations=20 -m "not slow"
+TESTS := -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20 \
+	-m "not slow"
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Bytecode is written as files are first used, also where images of containers forbid it: pip would
 # write that of all packages' files, which takes longer than to fetch them.

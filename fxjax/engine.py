@@ -233,6 +233,8 @@ class Engine(Coding, Ranking):
         began = time.monotonic()
         people, drivers = self.locate(appearance, face), [self.driver(expression, driver_face)]
         self.check_seen(people, drivers)
+        if len(people) > 1:  # nobody says which one was taken
+            people = [dataclasses.replace(person, faces=1) for person in people]
         found, inverting = time.monotonic() - began, time.monotonic()
         changing = [
             person

@@ -240,6 +240,7 @@ def test_all_faces_of_a_photo_change_together(engine, driver):
     assert changed[512:].any()
     assert not (first.image != photo).any(axis=(0, 2))[512:].any()
     np.testing.assert_array_equal(last.person.photo, first.image)
+    assert not [word for word in last.warnings.words if "was taken" in word]
 
 
 def test_of_several_faces_a_covered_one_stays(engine, driver):

@@ -17,7 +17,7 @@ from fxjax.faces import align, expression
 from fxjax.faces.align import Landmarks
 from fxjax.faces.verdict import SIDE, Crop, Verdict, astray, lab
 
-MOST_TURN, FAR_TURN = 15.0, 35.0  # degrees
+MOST_TURN, SAID_TURN, FAR_TURN = 15.0, 30.0, 35.0  # degrees
 SMALL = 40  # pixels from ear to ear
 WIDE, ASTRAY, FLAT = 0.9, 0.064, 10.0  # in portraits up to .77 and .05, no less than 27
 SIDED = 18.0  # of CIELAB, between the cheeks
@@ -94,7 +94,7 @@ def judge(person: Look, driver: Look, parts: Sequence[str] = ("mouth",)) -> Verd
             words.append(f"the {who}'s mouth {COVERED['mouth']}")
         if found["glasses"] > 1 and "eyes" in parts:
             words.append(f"the {who}'s eyes {COVERED['eyes']}")
-        if found["turned"] > FAR_TURN:
+        if found["turned"] > SAID_TURN:
             words.append(f"the {who} is turned by {found['turned']:.0f} degrees: a guess")
         if found["width"] < SMALL:
             words.append(f"the {who} is {found['width']:.0f} pixels wide: small")

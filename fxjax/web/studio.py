@@ -77,7 +77,7 @@ class Studio:
         self.model = model
         self.engine = Watched(model, features)
         self.mean = self.engine.draw(invert.mean_codes(self.engine.generator, 1))
-        self.kept: collections.OrderedDict[tuple[str, int], Kept] = collections.OrderedDict()
+        self.kept: collections.OrderedDict[pathlib.Path, Kept] = collections.OrderedDict()
 
     def of(self, wish: Wish) -> Watched:
         """The same models with other settings, not yet prepared to rank masks."""
@@ -157,9 +157,8 @@ class Studio:
                 continue
             alone = without(results[-1].image, result.person, result.image)
             codes = jnp.asarray(result.codes)
-            key = folder.name, number
-            kept = self._keep(key, engine, alone, result.driver, codes, result.generator)
-            place = of_face(folder, number, len(results))
+            place = of_face(folder, number)
+            kept = self._keep(place, engine, alone, result.driver, codes, result.generator)
             tell({"masks": self._masks(place, kept, result.ranked), "face": number})
         return {}
 
@@ -180,7 +179,7 @@ class Studio:
         faces, done = [], []
         for index, result in enumerate(results):
             measured = assess.table(engine, judges, result, compare=False)
-            place = of_face(folder, index, len(results))
+            place = folder if len(results) == 1 else folder / f"face{index}"
             transfer_report.write(files.absolute(place), engine, result, measured, facts, 1)
             faces.append(
                 {
@@ -208,7 +207,7 @@ class Studio:
 
     def _keep(
         self,
-        name: tuple[str, int],
+        place: pathlib.Path,
         engine: Watched,
         person: Located,
         driver: Located,
@@ -216,7 +215,7 @@ class Studio:
         generator: Generator,
     ) -> Kept:
         small = (smaller(person, engine), smaller(driver, engine))
-        self.kept[name] = kept = Kept(engine, person, small, driver, codes, generator)
+        self.kept[place] = kept = Kept(engine, person, small, driver, codes, generator)
         while len(self.kept) > KEPT:
             self.kept.popitem(last=False)
         return kept
@@ -258,7 +257,8 @@ class Studio:
         Of several faces only this one is drawn anew, and the others stay as they became. `whole`
         writes the full photo as a file to keep instead of a picture for the page.
         """
-        kept = self.kept.get((folder.name, face)) or self._again(folder, wish, face)
+        place = of_face(folder, face)
+        kept = self.kept.get(place) or self._again(folder, wish, face)
         own, other, _, final = kept.codes
         if mask and len(mask) != len(own):
             raise ValueError(f"a mask of {len(mask)} bits: this model has {len(own)} rows")
@@ -271,7 +271,6 @@ class Studio:
         )
         found = kept.engine.verdict(faces[0], faces[1], photo)
         name = f"{mask or 'result'}_{round(100 * strength):03d}"
-        place = of_face(folder, face, kept.person.faces if wish.face == "all" else 1)
         if whole:
             note = transfer_report.note(self.model)
             picture = images.cut_out(photo, kept.person.cutout)
@@ -285,7 +284,7 @@ class Studio:
         engine = self.of(wish)
         people = engine.locate(folder / "person.png", wish.face)
         driver = engine.locate(folder / "driver.png", wish.driver_face)[0]
-        places = [of_face(folder, number, len(people)) for number in range(len(people))]
+        places = [of_face(folder, number) for number in range(len(people))]
         with np.load(places[face] / "codes.npz", allow_pickle=False) as arrays:
             codes = jnp.asarray(arrays["ws"])
         person = people[face]
@@ -294,12 +293,13 @@ class Studio:
             then = [images.load_image(place / "result.png") for place in places]
             before = then[face - 1] if face else person.photo
             person = without(then[-1], dataclasses.replace(person, photo=before), then[face])
-        return self._keep((folder.name, face), engine, person, driver, codes, tuned)
+        return self._keep(places[face], engine, person, driver, codes, tuned)
 
 
-def of_face(folder: pathlib.Path, number: int, count: int) -> pathlib.Path:
-    """Where the files of one of a result's faces are."""
-    return folder if count == 1 else folder / f"face{number}"
+def of_face(folder: pathlib.Path, number: int) -> pathlib.Path:
+    """Where the files of one of a result's faces are: of one that is alone, with all others."""
+    place = folder / f"face{number}"
+    return place if place.is_dir() else folder
 
 
 def without(photo: AnyPhoto, person: Located, changed: AnyPhoto) -> Located:
