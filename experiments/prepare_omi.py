@@ -94,9 +94,11 @@ def main(config: Config) -> None:
     rows = table()
     data.table_of(config.dst)  # a bad name is refused before the work
 
+    omi = files.absolute(config.omi)
+
     def pictures() -> Iterator[tuple[str, AnyPhoto]]:
         for row in rows:
-            picture = images.load_image(files.absolute(config.omi) / row["source_path"])
+            picture = images.load_image(omi / row["source_path"])
             if picture.shape[0] != picture.shape[1] or picture.shape[0] < config.size:
                 raise ValueError(f"{row['source_path']} is {picture.shape}, no square to reduce")
             yield row["filename"], smaller(picture, config.size)

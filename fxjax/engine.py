@@ -231,20 +231,20 @@ class Engine(Coding, Ranking):
         progress = silent if progress is None else progress
         progress("faces", 0.0)
         began = time.monotonic()
-        people, drivers = self.locate(appearance, face), [self.driver(expression, driver_face)]
-        self.check_seen(people, drivers)
+        people, driver = self.locate(appearance, face), self.driver(expression, driver_face)
+        self.check_seen(people, [driver])
         if len(people) > 1:  # nobody says which one was taken
             people = [dataclasses.replace(person, faces=1) for person in people]
         found, inverting = time.monotonic() - began, time.monotonic()
         changing = [
             person
             for person in people
-            if not self.hidden(person) and self.wish(person, drivers[0]).share
+            if not self.hidden(person) and self.wish(person, driver).share
         ]
         curves, codes = np.zeros((2, 0), np.float32), jnp.zeros((0, 0, 0))
         if changing:
             progress("inversion", 0.0)
-            inversion = self.encode([*changing, *drivers], progress=progress)
+            inversion = self.encode([*changing, driver], progress=progress)
             curves, codes = np.asarray(inversion.losses), inversion.code
         inverted = time.monotonic() - inverting
         results: list[Transfer] = []
@@ -254,10 +254,10 @@ class Engine(Coding, Ranking):
             if results:  # goes on where the last one ended
                 person = dataclasses.replace(person, photo=results[-1].image)
             if place is None:
-                result = self.unchanged(person, drivers[0], hidden=hidden)
+                result = self.unchanged(person, driver, hidden=hidden)
             else:
                 both, losses = codes[jnp.array([place, -1])], curves[[place, -1]]
-                result = self.pair(person, drivers[0], both, curves=losses, progress=progress)
+                result = self.pair(person, driver, both, curves=losses, progress=progress)
             seconds = {"faces": found, "inversion": inverted} | result.seconds
             results.append(dataclasses.replace(result, seconds=seconds))
         return results

@@ -4,6 +4,7 @@ import gc
 import importlib.metadata
 import os
 import pathlib
+import shutil
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -45,6 +46,22 @@ def shared() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip("no shared fixtures (FXJAX_SHARED or ../shared)")
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """The system's Chromium, driven by playwright; skips where there is none of either."""
+    sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
+    chromium = next(found, None)
+    if chromium is None:
+        pytest.skip("no Chromium (Debian: chromium)")
+    with sync.sync_playwright() as play:
+        browser = play.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

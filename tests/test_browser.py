@@ -8,7 +8,6 @@ import io
 import os
 import pathlib
 import re
-import shutil
 import signal
 import socket
 import threading
@@ -25,21 +24,7 @@ from webpages import app_of, picture, plain  # noqa: E402
 
 from fxjax import assess, report, transfer_report  # noqa: E402
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (Debian: chromium)")
 SHOTS = os.environ.get("FXJAX_SHOTS")  # a folder for screenshots
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync.sync_playwright() as play:
-        browser = play.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield browser
-        browser.close()
 
 
 class Served:

@@ -3,31 +3,14 @@
 import io
 import os
 import pathlib
-import shutil
 
 import numpy as np
 import pytest
 import reportpages
 from PIL import Image
 
-sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (Debian: chromium)")
 SHOTS = os.environ.get("FXJAX_SHOTS")  # a folder for screenshots
 SLIDERS = ("transfer", "group", "batch", "inversion")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync.sync_playwright() as play:
-        browser = play.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ MEANS = {
     "nearer to first": "share of results that look more like the first than like the second",
     "no face": "share of results in which no face is found",
 }
+MEANT = ("gain - distance", "nearer to person", "no face")  # their columns in the summary
 UNCHANGED = "unchanged"  # two faces of one expression
 SIDE = 256  # pixels of a face on the page, as results are judged
 
@@ -120,8 +121,6 @@ def _means(summary: Sequence[Mapping[str, Any]]) -> str:
     """What each method reached, on average over the pairs, with 95 % intervals."""
     if not summary:
         return ""
-    more = {"gain - distance": "gain - distance", "nearer to first": "nearer to person"}
-    more["no face"] = "no face"
 
     def cells() -> Iterator[list[report.Cell]]:
         for line in summary:
@@ -130,10 +129,10 @@ def _means(summary: Sequence[Mapping[str, Any]]) -> str:
                 mean, width = line[field], line[f"{field} +-"]
                 text = f"{mean:.2f}" + (f" \N{PLUS-MINUS SIGN} {width:.2f}" if width > 0 else "")
                 row.append(None if math.isnan(mean) else report.Shown(text, mean))
-            row += [None if math.isnan(line[name]) else float(line[name]) for name in more.values()]
+            row += [None if math.isnan(line[name]) else float(line[name]) for name in MEANT]
             yield row
 
-    head = ["method", *WORDS.values(), *more]
+    head = ["method", *WORDS.values(), *MEANS]
     note = f"<p>Over {summary[0]['pairs']} pairs, with 95 % intervals.</p>"
     return f"<h2>The methods, on average</h2>{note}{report.table(head, cells(), MEANS)}"
 

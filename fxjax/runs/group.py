@@ -46,9 +46,9 @@ class Close(NamedTuple):
         return photo
 
 
-def close(face: Located, photo: Photo) -> Close:
+def close(face: Located, photo: Photo, room: float = ROOM) -> Close:
     """The face with only its surroundings in a photo of the size of its own."""
-    some = face.crop.around(photo, ROOM)
+    some = face.crop.around(photo, room)
     low = np.array([some[1].start, some[0].start])
     place = np.array([[1, 0, -low[0]], [0, 1, -low[1]], [0, 0, 1.0]])
     matrix = place @ face.crop.photo_from_crop

@@ -272,8 +272,6 @@ def find(images: str, out: epath.Path) -> tuple[list[epath.Path], int]:
     """
     source = files.absolute(images)
     left = 0
-    if "**" in images:
-        raise ValueError(f"{images}: ** is not read; give the folder, which is searched to the end")
     if source.is_dir():
         found = list(_below(source))
         kept = [path for path in found if path.suffix.lower() in ENDINGS]
@@ -282,6 +280,8 @@ def find(images: str, out: epath.Path) -> tuple[list[epath.Path], int]:
         if not source.exists():
             raise FileNotFoundError(f"no folder or picture {source} (--images)")
         kept = _listed(source) if source.suffix.lower() == ".txt" else [source]
+    elif "**" in images:
+        raise ValueError(f"{images}: ** is not read; give the folder, which is searched to the end")
     else:
         parts = source.parts
         first = next(i for i, part in enumerate(parts) if any(mark in part for mark in "*?["))

@@ -176,7 +176,7 @@ class Studio:
     ) -> dict[str, Any]:
         judges = assess.Judges(engine.detector)
         facts = {"model": self.model, **{k: str(v) for k, v in dataclasses.asdict(wish).items()}}
-        faces, done = [], []
+        faces, rows = [], []
         for index, result in enumerate(results):
             measured = assess.table(engine, judges, result, compare=False)
             place = folder if len(results) == 1 else folder / f"face{index}"
@@ -190,11 +190,14 @@ class Studio:
                     "identity": number(measured[0].to_person),
                 }
             )
-            row = group.row_of(result, measured[0].gain, measured[0].to_person)
-            both = (result.person.photo, result.image)
-            done.append(group.Done(row, *(group.close(result.person, p).face.photo for p in both)))
+            rows.append(group.row_of(result, measured[0].gain, measured[0].to_person))
         first, last = results[0], results[-1]
         if len(results) > 1:
+            near_by = lambda one, photo: group.close(one.person, photo).face.photo
+            done = [
+                group.Done(row, near_by(one, one.person.photo), near_by(one, one.image))
+                for row, one in zip(rows, results, strict=True)
+            ]
             where = files.absolute(folder)
             group.write(where, first.person, first.driver, last.image, done, facts)
         preview(folder / "after.jpg", last.image)
@@ -348,10 +351,7 @@ def smaller(face: Located, engine: Faces, most: int = SIDE) -> Located:
 
 def near(face: Located, engine: Faces) -> Located:
     """The face in a copy of its surroundings, so small that many can be drawn."""
-    some = face.crop.around(face.photo)
-    low, photo = (some[1].start, some[0].start), face.photo[some].copy()
-    place = np.array([[1, 0, -low[0]], [0, 1, -low[1]], [0, 0, 1.0]])
-    return smaller(_moved(face, photo, place, engine), engine, NEAR)
+    return smaller(group.close(face, face.photo, 0.0).face, engine, NEAR)
 
 
 def _moved(face: Located, photo: Any, place: align.Matrix, engine: Faces) -> Located:
