@@ -9,7 +9,6 @@ import re
 import runpy
 import shlex
 import sys
-import warnings
 
 import pytest
 import yaml
@@ -115,11 +114,14 @@ def told(path: pathlib.Path) -> list[tuple[str, list[str]]]:
 def flags_of(module: str, arguments: tuple[str, ...]) -> str:
     """What a command says of these flags: nothing if it takes them. Nothing is run."""
     classes = []
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # imported before by another command
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cli, "launch", lambda cls, main: classes.append(cls))
         patch.setattr(sys, "argv", [module, *arguments])
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        # Not run_module: it would keep bytecode with the tests' hook where other processes read it.
+        spec = importlib.util.find_spec(module)
+        assert spec is not None, module
+        assert spec.origin is not None, module
+        runpy.run_path(spec.origin, run_name="__main__")
     try:
         cli.parse(classes[0], arguments)
     except ValueError as error:

@@ -63,6 +63,7 @@ def test_one_pair(home, tmp_path, capsys):
         expression=str(home / "drivers" / "cat.png"),
         out=str(tmp_path / "out"),
         top=3,
+        joint=True,
         **models(home),
     )
     transfer.main(config)
