@@ -85,6 +85,58 @@ def test_a_mouth_closes(detector, person, straight, closed):
     assert lab[:, 0].max() < white[:, 0].min()
 
 
+def _drawn_shut(person: Located, closed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Drawings of her as she is, and with closed lips that are too green."""
+    shut = expressions.straightened(person.landmarks)
+    after = align.align(closed, person.landmarks, 128).image.copy()
+    lips = align.filled(person.in_crop()[48:60], 128) > 0
+    after[lips] += np.array([-0.2, 0.3, -0.1], np.float32)
+    marks = align.transform(np.linalg.inv(person.crop.photo_from_crop), shut)
+    return person.crop.image, after, np.stack([person.in_crop(), marks])
+
+
+def test_lips_that_close_are_drawn_in_the_photos_colours(detector, person, straight, closed):
+    before, after, marks = _drawn_shut(person, closed)
+    found = back.put_back(person, straight, before, after, marks)
+    far = ~_outline(person, move.REACH + 0.02)
+    np.testing.assert_array_equal(found[far], ASTRONAUT[far])
+    seen = detector(found)[0].landmarks
+    assert goal.gap(seen) < 0.05
+
+    def red(photo: np.ndarray, points: np.ndarray) -> float:
+        """How red lips are, in CIELAB."""
+        fill = lambda part: align.filled(part, 512) > 0
+        lips = fill(points[48:60]) & ~fill(points[60:68])
+        return float(np.median(cv2.cvtColor(photo, cv2.COLOR_RGB2LAB)[lips][:, 1]))
+
+    assert red(found, seen) == pytest.approx(red(ASTRONAUT, person.landmarks), abs=4)
+    gray = images.gray(ASTRONAUT)
+    assert images.is_gray(
+        back.put_back(located(gray, person.landmarks), straight, before, after, marks)
+    )
+
+
+def test_drawn_lips_come_as_a_mouth_closes(person, closed):
+    """Without a step, as frames of a video need it; a drawing that stays open gives none."""
+    before, after, marks = _drawn_shut(person, closed)
+    crop, face = person.crop.image, np.ones((128, 128), np.float32)
+    own, new = marks
+
+    def opaque(share: float, drawn: float = 1.0) -> float:
+        middle = own + share * (new - own)
+        both = np.stack([own, own + drawn * (new - own)])
+        found = mouth.shut(crop, before, after, both, own, middle, face)
+        return 0.0 if found is None else float(found.alpha.max())
+
+    ways = [opaque(share) for share in np.linspace(0, 1, 41)]
+    assert ways[:20] == [0.0] * 20
+    assert ways[-1] == pytest.approx(1.0)
+    assert (np.diff(ways) >= 0).all()
+    assert np.diff(ways).max() < 0.2
+    assert opaque(1.0, drawn=0.3) == 0
+    assert opaque(0.0) == 0
+
+
 def test_a_mouth_opens_onto_the_drivers_teeth(detector, person, closed):
     shut = located(closed, detector(closed)[0].landmarks)
     found = back.put_back(shut, person, *still(shut))

@@ -1,7 +1,8 @@
 """A changed expression put back into the photo: its own pixels move as the drawings do.
 
 Stubble, wrinkles and lipstick stay the person's, as sharp as the photo. Folds that the move does
-not explain come from the drawings, and the inside of a mouth that opens from the driver's photo.
+not explain come from the drawings, and so do lips that close over teeth; the inside of a mouth that
+opens from the driver's photo.
 """
 
 import math
@@ -18,6 +19,8 @@ from fxjax.faces.goal import Goal, goal
 from fxjax.transfer_types import Located
 from fxjax.types import Photo
 
+FINER = 0.006  # of the side: what is finer, a drawing does not know
+MOSTLY = 90  # percent of the skin around a mouth
 LEAST, MOST = 256, 1024  # pixels a side at which flow and folds are computed; both are smooth
 
 
@@ -68,38 +71,58 @@ def _layers(
     found: Goal,
     size: int,
     parts: Sequence[str],
-) -> Float[np.ndarray, "size size 14"]:
+) -> Float[np.ndarray, "size size 18"]:
     """All that changes the photo; 0 where nothing changes, but for side and skin.
 
     Face, the flow's two sides (2 each) and which, brightness less 1, the mouth's inside (opacity,
-    and colours times that), how much of the photo's folds goes, where it is skin, and
-    how much of a smile's lines goes.
+    and colours times that), how much of the photo's folds goes, where it is skin, how much of a
+    smile's lines goes, and a mouth that closes (as its inside).
     """
     own, new = found.own, found.new
     face = move.outline(own, new, size)
     flow = move.flow(own, new, face)
     drawn = folds.folds(before, after, marks, own, new, face, parts)
     factor = 1 + found.share * (drawn.factor - 1)
-    if "mouth" in parts:
-        factor = factor * (1 + (mouth.line(own, new, size) - 1) * face)
-    opened = None
+    inside = shut = None
+    line = np.ones((size, size), np.float32)
     if "mouth" in parts:
         crop = align.cut(person.photo, person.crop.at(size), size)
         tight = [align.region_masks(points, size, margin=0.0) for points in (own, new)]
         skin = face * (1.001 - align.union(tight))
-        opened = mouth.inside(crop, before, after, marks, own, new, driver, theirs, skin)
-    inside = np.zeros((size, size, 4), np.float32)
-    if opened is not None:
-        alpha = opened.alpha[..., None]
-        inside = np.concatenate([alpha, (opened.colours + 1) * np.float32(127.5) * alpha], axis=2)
+        inside = mouth.inside(crop, before, after, marks, own, new, driver, theirs, skin)
+        shut = mouth.shut(crop, before, after, marks, own, new, face)
+        line = mouth.line(own, new, size)
+    closed = _opaque(shut, size)
+    factor = factor * (1 + (line - 1) * face * (1 - closed[..., 0]))
     eased, creased = found.share * drawn.eased, found.share * drawn.creased
+    skin = face * (1 - folds.lips(new, size))
     return np.dstack(
-        [face, *flow, factor - 1, inside, eased, face * (1 - folds.lips(new, size)), creased]
+        [face, *flow, factor - 1, _opaque(inside, size), eased, skin, creased, closed]
     ).astype(np.float32)
 
 
+def _opaque(found: mouth.Inside | None, size: int) -> Float[np.ndarray, "size size 4"]:
+    """How opaque it is, and its colours in 0 to 255 times that."""
+    if found is None:
+        return np.zeros((size, size, 4), np.float32)
+    alpha = found.alpha[..., None]
+    return np.concatenate([alpha, (found.colours + 1) * np.float32(127.5) * alpha], axis=2)
+
+
+def _detail(
+    photo: Float[np.ndarray, "tall wide 3"], near: Float[np.ndarray, "tall wide"], side: float
+) -> Float[np.ndarray, "tall wide 3"]:
+    """What a drawing lacks of a moved photo: what is finer, and no stronger than on skin `near`.
+
+    Stronger are edges of lips and teeth, which are elsewhere in the drawing.
+    """
+    fine = photo - cv2.GaussianBlur(photo, (0, 0), FINER * side)
+    most = np.percentile(np.abs(fine[near > 0.1]), MOSTLY) if np.any(near > 0.1) else 0.0
+    return np.clip(fine, -most, most)
+
+
 def _applied(
-    person: Located, layers: Float[np.ndarray, "size size 14"], matrix: align.Matrix, side: float
+    person: Located, layers: Float[np.ndarray, "size size 18"], matrix: align.Matrix, side: float
 ) -> Photo:
     """The photo with the layers, whose pixels `matrix` maps to the photo's, `side` of them."""
     photo, result = person.photo, person.photo.copy()
@@ -129,6 +152,10 @@ def _applied(
     factor = folds.filled(moved, face, 1 + factor[..., 0], side)[..., None]
     factor = factor * folds.ease(moved, layers[..., 12], layers[..., 11], side)
     changed = moved * factor * (1 - alpha) + layers[..., 8:11]
+    if layers[..., 14].any():
+        shut = layers[..., 14:15]
+        fine = _detail(changed, layers[..., 12] * shut[..., 0], side)
+        changed = changed * (1 - shut) + layers[..., 15:18] + shut * fine
     window = result[low[1] : high[1], low[0] : high[0]]
     within = face[..., 0] > 0
     window[within] = np.clip(np.rint(changed[within]), 0, 255).astype(np.uint8)
@@ -136,8 +163,8 @@ def _applied(
 
 
 def _resampled(
-    layers: Float[np.ndarray, "size size 14"], place: align.Matrix, tall: int, wide: int
-) -> Float[np.ndarray, "tall wide 14"]:
+    layers: Float[np.ndarray, "size size 18"], place: align.Matrix, tall: int, wide: int
+) -> Float[np.ndarray, "tall wide 18"]:
     """The layers seen through `place`, 0 wherever the face's is."""
     scale = math.sqrt(abs(np.linalg.det(place[:2, :2])))
     flags, found = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, []

@@ -24,6 +24,11 @@ TONED, GRAIN = 0.032, 0.02  # in [-1, 1]: so near a curve colours are a tone; of
 BRIGHTER = 1.15  # than skin
 LOOK, SHOWN = 256, 0.15  # pixels at which a mouth is looked at; share of it that is not lips
 LIP_LINE = 0.35  # how much darker it is between lips that close
+LEFT = 0.4, 0.15  # of its area: a mouth that closes so far is drawn not at all, and wholly
+AROUND = 0.15, 0.04  # of the eyes' distance: how far from the lips a drawn mouth goes, and wholly
+NEARBY = 0.1  # of the side: within such places a drawing gets the colours of the photo's skin
+GLOSS = 1.15  # times as bright as lips are: brighter places of drawn ones are something else
+DRAWN_LINE = 0.5  # how much of the line between lips a drawing needs, beside its own
 
 
 class Inside(NamedTuple):
@@ -116,6 +121,55 @@ def line(own: Landmarks, new: Landmarks, size: int) -> Float[np.ndarray, "size s
     thick = 0.012 * align.eye_distance(new)
     ends = align.smooth(1 - beside / (4 * thick))
     return 1 - LIP_LINE * np.exp(-((below / thick) ** 2)) * ends
+
+
+def shut(
+    crop: Float[np.ndarray, "size size 3"],
+    before: Drawn,
+    after: Drawn,
+    marks: Float[np.ndarray, "2 68 2"],
+    own: Landmarks,
+    new: Landmarks,
+    face: Float[np.ndarray, "size size"],
+) -> Inside | None:
+    """The closed lips and what is around them, where a mouth closes; None if it does not.
+
+    Lips that were drawn apart over teeth, pushed together, are torn, so the drawing's shape and
+    light count, in the colours of the photo's lips and skin; finer than its pixels it knows
+    nothing. `crop` is the person's photo in a `face`'s pixels, so are marks and landmarks.
+    """
+    share = _shut(own, new) * _shut(*marks)
+    if not share:
+        return None
+    size, eyes = len(crop), align.eye_distance(new)
+    blur = lambda picture, part: cv2.GaussianBlur(picture.astype(np.float32), (0, 0), part * size)
+    lips = lambda points: align.filled(points[48:60], size) > 0
+    ring = lambda points: lips(points) & (align.filled(points[60:68], size) == 0)
+    drawn = move.seen(_large(after, size), move.spline(new, marks[1], size))
+    other = crop - move.seen(_large(before, size), move.spline(own, marks[0], size))
+    skin = face * (1 - blur(cv2.dilate(lips(own).astype(np.uint8), np.ones((3, 3))), 2 * EDGE))
+    drawn = drawn + blur(other * skin[..., None], NEARBY) / (blur(skin, NEARBY) + 1e-3)[..., None]
+    if ring(own).any() and ring(new).any():
+        was, now = (np.median(picture[ring(points)], 0) + 1
+                    for picture, points in ((crop, own), (drawn, new)))  # fmt: skip
+        bright = (drawn + 1) @ LUMA / max(float(now @ LUMA), 1e-3)
+        red = was * np.minimum(bright, GLOSS)[..., None] - 1
+        drawn = drawn + blur(lips(new), 2.5 * EDGE)[..., None] * (red - drawn)
+    drawn = (drawn + 1) * (1 - DRAWN_LINE * (1 - line(own, new, size)))[..., None] - 1
+    far = cv2.distanceTransform((~lips(new)).astype(np.uint8), cv2.DIST_L2, 5) / eyes
+    alpha = share * align.smooth((AROUND[0] - far) / (AROUND[0] - AROUND[1])) * face
+    colours = np.clip(drawn, -1, 1).astype(np.float32)
+    return _toned(Inside(colours, alpha.astype(np.float32)), crop, own)
+
+
+def _shut(own: Landmarks, new: Landmarks) -> float:
+    """1 if a mouth that was open is shut, 0 if it is not or was never open."""
+    if opening(own) < OPEN:
+        return 0.0
+    least, most = LEFT
+    return float(
+        align.smooth(np.array([(least - opening(new) / opening(own)) / (least - most)]))[0]
+    )
 
 
 def _alpha(new: Landmarks, size: int) -> Float[np.ndarray, "size size"]:
