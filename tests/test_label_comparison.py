@@ -137,6 +137,18 @@ def test_claims_stand_beside_their_measures():
     assert comparison_report.claim_of("latent leakage") == ""
 
 
+def test_the_comparison_in_words():
+    """A distance is better where it is less; what was not measured is not counted."""
+    found = {
+        "liu_jin": {"parameters (256 px, 4 labels)": 3, "PSNR": 20.0, "identity distance": 0.5},
+        "fader": {"parameters (256 px, 4 labels)": 4, "PSNR": 21.0, "identity distance": 0.6},
+    }
+    assert comparison_report.in_words(found) == (
+        "Liu & Jin's model needs 75 % of the parameters "
+        "and is better in 1 of 2 measures of quality: identity distance."
+    )
+
+
 def test_system_a_takes_the_drivers_expression_on_the_same_faces(root, tmp_path):
     """With a tiny generator, and samples of the shipped one, of which some smile."""
     save_models(tmp_path, resolution=128)
@@ -165,11 +177,13 @@ def test_system_a_takes_the_drivers_expression_on_the_same_faces(root, tmp_path)
         comparison.changed_by_masks(engine, found[:1], held.take(np.array([0])))
     with pytest.raises(ValueError, match="draws 128 px in colour; --size=32"):
         comparison.masks_engine(tmp_path / "model", 32, 3)
-    rows = comparison_report.as_rows({"liu_jin": {"PSNR": 2.0}, "fader": {"PSNR": 1.0}})
-    assert rows == [list(comparison_report.HEAD), ["PSNR", "2", "1", "+100.0 %", "better"]]
+    head, rows = comparison_report.as_rows({"liu_jin": {"PSNR": 2.0}, "fader": {"PSNR": 1.0}})
+    assert head == list(comparison_report.HEAD)
+    assert rows == [["PSNR", ("2", 2.0), ("1", 1.0), ("+100.0 %", 100.0), "better"]]
     third = {
         "liu_jin": {"GMAC": 2.0},
         "fader": {"GMAC": 4.0},
         comparison_report.MASKS: {"PSNR": 3.0},
     }
-    assert comparison_report.as_rows(third)[1] == ["GMAC", "2", "4", "-50.0 %", "", ""]
+    (row,) = comparison_report.as_rows(third)[1]
+    assert row == ["GMAC", ("2", 2.0), ("4", 4.0), ("-50.0 %", -50.0), "", ""]

@@ -29,7 +29,9 @@ class FaceModel(NamedTuple):
     neutral: Float[np.ndarray, "68 3"]
     expressions: Float[np.ndarray, "coefficients 68 3"]
 
-    def move(self, own: Landmarks, coefficients: Float[np.ndarray, " coefficients"]) -> Landmarks:
+    def move(
+        self, own: Landmarks, coefficients: Float[np.ndarray, "*batch coefficients"]
+    ) -> Float[np.ndarray, "*batch 68 2"]:
         """How far landmarks move in their picture, for a change of the coefficients.
 
         Seen by an affine camera that is fitted to the nose and the corners of the eyes.
@@ -37,7 +39,7 @@ class FaceModel(NamedTuple):
         anchors = self.neutral[expression.ANCHORS]
         anchors = np.concatenate([anchors, np.ones((len(anchors), 1))], axis=1)
         camera = np.linalg.lstsq(anchors, own[expression.ANCHORS], rcond=None)[0][:3]
-        return np.einsum("k,kij->ij", coefficients, self.expressions) @ camera
+        return np.tensordot(coefficients, self.expressions, axes=1) @ camera
 
     def missing(
         self,
@@ -52,19 +54,15 @@ class FaceModel(NamedTuple):
         """Coefficients whose move, beside `move`, brings what is read of a face to `target`.
 
         Only those numbered by `free` move. `weight` counts the square of each difference; damped
-        Gauss-Newton, about 20 ms.
+        Gauss-Newton.
         """
         found = np.zeros(len(self.expressions))
-        tries = np.zeros((len(free), len(found)))
-        tries[np.arange(len(free)), free] = STEP
-
-        def left(coefficients: Float[np.ndarray, " coefficients"]) -> np.ndarray:
-            there = own + move + self.move(own, coefficients)
-            return np.sqrt(weight) * (expression.read(there) - target)
-
+        tries = np.zeros((1 + len(free), len(found)))  # the first is where it is
+        tries[1 + np.arange(len(free)), free] = STEP
         for _ in range(steps):
-            now = left(found)
-            slopes = np.stack([left(found + each) - now for each in tries], axis=1) / STEP
+            read = expression.read(own + move + self.move(own, found + tries))
+            now, *other = np.sqrt(weight) * (read - target)
+            slopes = (np.stack(other, axis=1) - now[:, None]) / STEP
             square = slopes.T @ slopes + PULL * np.eye(len(free))
             found[free] -= 0.7 * np.linalg.solve(square, slopes.T @ now + PULL * found[free])
         return found

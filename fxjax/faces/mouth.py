@@ -1,6 +1,7 @@
 """The inside of a mouth: a driver's where one opens, nothing where one closes."""
 
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import cv2
 import numpy as np
@@ -29,6 +30,9 @@ AROUND = 0.15, 0.04  # of the eyes' distance: how far from the lips a drawn mout
 NEARBY = 0.1  # of the side: within such places a drawing gets the colours of the photo's skin
 GLOSS = 1.15  # times as bright as lips are: brighter places of drawn ones are something else
 DRAWN_LINE = 0.5  # how much of the line between lips a drawing needs, beside its own
+
+
+_LOOKED_AT: WeakKeyDictionary[Located, Landmarks] = WeakKeyDictionary()
 
 
 class Inside(NamedTuple):
@@ -96,6 +100,13 @@ def landmarks(face: Located) -> Landmarks:
     one is paler or darker than they are: of 46 portraits .21 to .84 of it where teeth are seen, and
     at most .10 elsewhere.
     """
+    found = _LOOKED_AT.get(face)
+    if found is None:
+        found = _LOOKED_AT[face] = _looked_at(face)
+    return found
+
+
+def _looked_at(face: Located) -> Landmarks:
     crop = (align.cut(face.photo, face.crop.at(LOOK), LOOK) + 1) / 2
     points = _at(face, LOOK)
     inner, outer = (align.filled(points[part], LOOK) for part in (slice(60, 68), slice(48, 60)))

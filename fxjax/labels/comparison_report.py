@@ -11,11 +11,20 @@ from flax import nnx
 
 from fxjax.labels import comparison, networks
 from fxjax.labels.comparison import Trained
-from fxjax.report import Picture, Shown, document, escape, image_tag, table
+from fxjax.report import Picture, Shown, document, escape, image_tag, table, verdict
 from fxjax.types import AnyPhoto
 
 # The paper's claims against Fader Networks.
 CLAIMS = {"parameters": "-43.7 %", "time": "-36 %", "quality": "better"}
+BETTER = {
+    "PSNR": 1,
+    "SSIM": 1,
+    "LPIPS-style distance": -1,
+    "expression accuracy": 1,
+    "identity distance": -1,
+    "PSNR to the truth": 1,
+}
+"""Measures of quality: 1 where more is better, -1 where less is."""
 HEAD = ("measure", "Liu & Jin", "Fader", "difference", "the paper's claim")
 MASKS = "system A"  # the column of codes that are mixed by masks, if it was measured
 
@@ -47,34 +56,53 @@ def claim_of(measure: str) -> str:
         return CLAIMS["parameters"]
     if "seconds" in measure:
         return CLAIMS["time"]
-    quality = ("PSNR", "SSIM", "LPIPS-style distance", "expression accuracy", "identity distance")
-    quality += ("PSNR to the truth",)
-    return CLAIMS["quality"] if measure in quality else ""
+    return CLAIMS["quality"] if measure in BETTER else ""
 
 
-def as_rows(found: Measures) -> list[list[str]]:
+def as_rows(found: Measures) -> tuple[list[str], list[list[str | Shown]]]:
     """The head, and a row for each measure: its name, both values, their difference, the claim.
 
     If system A was measured, its values are a further column.
     """
     more = [MASKS] if MASKS in found else []
-    rows = [[*HEAD, *more]]
+    rows: list[list[str | Shown]] = []
     for measure, one in found["liu_jin"].items():
         other = found["fader"][measure]
-        change = f"{100 * (one / other - 1):+.1f} %" if other else ""
-        shown = [f"{value:.0f}" if value >= 1e5 else f"{value:.4g}" for value in (one, other)]
-        rows.append([measure, *shown, change, claim_of(measure)])
+        change = 100 * (one / other - 1) if other else math.nan
+        rows.append([measure, _number(one), _number(other)])
+        rows[-1] += [Shown(f"{change:+.1f} %", change) if other else "", claim_of(measure)]
         for name in more:
             value = found[name].get(measure)
-            rows[-1].append("" if value is None else f"{value:.4g}")
-    return rows
+            rows[-1].append("" if value is None else _number(value))
+    return [*HEAD, *more], rows
+
+
+def in_words(found: Measures) -> str:
+    """What Liu & Jin's model needs beside Fader Networks', and in what it is better."""
+    one, other = found["liu_jin"], found["fader"]
+    costs = {"parameters (256": "of the parameters", "seconds per": "of the time to train"}
+    needs = [
+        f"{100 * one[name] / other[name]:.0f} % {words}"
+        for start, words in costs.items()
+        for name in one
+        if name.startswith(start) and other[name]
+    ]
+    ways = {name: sign for name, sign in BETTER.items() if name in one and name in other}
+    better = [name for name, sign in ways.items() if sign * (one[name] - other[name]) > 0]
+    parts = [f"needs {' and '.join(needs)}"] if needs else []
+    if ways:
+        which = f": {', '.join(better)}" if better else ""
+        parts.append(f"is better in {len(better)} of {len(ways)} measures of quality{which}")
+    return f"Liu & Jin's model {' and '.join(parts)}."
 
 
 def as_markdown(found: Measures, setting: str) -> str:
     """The table for people, under a line on how and where it was measured."""
-    head, *rows = (f"| {' | '.join(row)} |" for row in as_rows(found))
+    head, rows = as_rows(found)
+    texts = [[cell if isinstance(cell, str) else cell.text for cell in row] for row in rows]
+    first, *other = (f"| {' | '.join(row)} |" for row in (head, *texts))
     rule = "| --- | ---: | ---: | ---: | --- |" + (" ---: |" if MASKS in found else "")
-    lines = [f"Trained on {setting}, on {_machine()}.\n", head, rule, *rows]
+    lines = [f"Trained on {setting}, on {_machine()}.\n", first, rule, *other]
     return "\n".join(lines) + "\n"
 
 
@@ -101,8 +129,7 @@ def as_page(
         f'<text x="0" y="20">{ends[0]}</text><text x="0" y="193">{ends[1]}</text>'
         f'<text x="520" y="212" text-anchor="end">{seconds:.0f} s</text></svg>'
     )
-    head, *rows = as_rows(found)
-    cells = ([name, *map(_number, texts)] for name, *texts in rows)
+    head, rows = as_rows(found)
     pictures = "".join(
         f"<h2>{escape(name)}</h2><p>Held-back faces: as they are, then as "
         f"{escape(', '.join(runs['fader'].settings.names()))}.</p>"
@@ -110,19 +137,15 @@ def as_page(
         for name, sheet in sheets.items()
     )
     body = (
-        f"<p>Trained on {escape(setting)}.</p>{table(head, cells)}"
+        f"{verdict(in_words(found))}<p>Trained on {escape(setting)}.</p>{table(head, rows)}"
         "<h2>Reconstruction loss over seconds of training</h2>"
         f"<p>Liu &amp; Jin: solid; Fader: dashed.</p>{plot}{pictures}"
     )
     return document("Liu & Jin beside Fader Networks", {"device": _machine()}, body)
 
 
-def _number(text: str) -> str | Shown:
-    """A cell that sorts by its number, if it has one."""
-    try:
-        return Shown(text, float(text.removesuffix(" %")))
-    except ValueError:
-        return text
+def _number(value: float | int) -> Shown:
+    return Shown(f"{value:.0f}" if value >= 1e5 else f"{value:.4g}", value)
 
 
 def _machine() -> str:
