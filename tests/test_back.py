@@ -224,11 +224,49 @@ def test_a_bearded_mouth_is_no_open_one(person, straight, closed):
     assert mouth.landmarks(person) is person.landmarks
     wrong = person.landmarks.copy()
     wrong[60:68] = wrong[60:68] * [1, 0.4] + [0, 0.6 * wrong[60:68, 1].mean()]
-    wrong[[61, 62, 63], 1] -= 4
-    wrong[[65, 66, 67], 1] += 4
+    wrong[[61, 62, 63], 1] -= 1.5
+    wrong[[65, 66, 67], 1] += 1.5
     fooled = located(closed, wrong)
-    assert goal.gap(wrong) > goal.SHUT
+    assert goal.SHUT < goal.gap(wrong) < mouth.AJAR
     assert goal.gap(mouth.landmarks(fooled)) < 0.03
+
+
+def test_a_wide_open_mouth_is_open_whatever_its_pixels_say(person, closed):
+    """A gray shout is dark all over, as lips in a shadow are."""
+    wide = person.landmarks.copy()
+    wide[[65, 66, 67], 1] += 0.2 * align.eye_distance(wide)
+    face = located(np.full_like(closed, 90), wide)
+    assert goal.gap(wide) > mouth.AJAR
+    assert mouth.landmarks(face) is face.landmarks
+    ajar = person.landmarks.copy()
+    ajar[[65, 66, 67]] = ajar[[63, 62, 61]]
+    ajar[[65, 66, 67], 1] += 0.1 * align.eye_distance(wide)
+    assert goal.gap(mouth.landmarks(located(np.full_like(closed, 90), ajar))) < goal.SHUT
+
+
+def test_the_inside_of_a_gray_mouth_is_dark_red_and_its_teeth_are_white(detector, person, closed):
+    """Though the drawing's mouth is all teeth: their brightness is not the whole mouth's."""
+    shut = located(closed, detector(closed)[0].landmarks)
+    gray = images.gray(ASTRONAUT).copy()
+    hole = align.filled(person.landmarks[60:68], 512) > 0
+    rows = np.flatnonzero(hole.any(axis=1))
+    lower = hole & (np.arange(512)[:, None] > rows.mean())
+    gray[lower] = 25
+    driver = dataclasses.replace(person, photo=gray)
+    drawn = person.crop.image
+    marks = np.stack([shut.in_crop(), person.in_crop()])
+    found = back.put_back(shut, driver, shut.crop.image, drawn, marks)
+    points = detector(found)[0].landmarks
+    inner = align.filled(points[60:68], 512) > 0
+    inside = found[inner].astype(float)
+    bright = inside @ np.array([0.299, 0.587, 0.114])
+    dark, light = (
+        inside[bright < np.percentile(bright, 20)],
+        inside[bright > np.percentile(bright, 80)],
+    )
+    assert dark.mean() < 0.45 * light.mean()
+    assert dark[:, 0].mean() / dark[:, 2].mean() > 1.2  # red
+    assert light[:, 0].mean() / light[:, 2].mean() < dark[:, 0].mean() / dark[:, 2].mean()
 
 
 def test_the_photos_own_detail_moves(detector, person, straight):

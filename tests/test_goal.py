@@ -104,6 +104,26 @@ def test_a_chin_rises_no_farther_than_the_skin_below_it_stretches(smiling, strai
         assert moved > 0.2 if drop > 0 else moved == pytest.approx(-goal.RISE, abs=0.02)
 
 
+def _shouting(points: np.ndarray, wide: float) -> np.ndarray:
+    """The lower lip so far down, in distances between the eyes; the jaw stays."""
+    new = points.copy()
+    new[[65, 66, 67, 55, 56, 57, 58, 59], 1] += wide * align.eye_distance(points)
+    return new
+
+
+@pytest.mark.parametrize("wide", [0.3, 0.5, 1.2])
+def test_a_jaw_goes_down_with_the_lower_lip(straight, wide):
+    """And a mouth opens no wider than mouths can, with the shape that it would have had."""
+    driver = _shouting(straight, wide)
+    marks = np.stack([straight, driver])
+    found = goal.goal(straight, marks, driver, parts=MOUTH, carry=False)
+    below = lambda points: points[8, 1] - points[[56, 57, 58], 1].mean()
+    assert below(found.new) >= goal.CHIN * below(straight) - 0.2  # her head is tilted a little
+    assert goal.gap(found.new) <= goal.WIDEST + 1e-6
+    assert goal.gap(found.new) > min(0.2, wide / 2)
+    np.testing.assert_array_equal(found.new[[0, 16]], straight[[0, 16]])
+
+
 def test_a_mouth_gets_no_narrower_than_at_rest(smiling, straight):
     """Unless it was, or the driver's is: lips that are pursed."""
     middle = smiling[[48, 54]].mean(0)

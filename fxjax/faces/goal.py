@@ -36,6 +36,8 @@ RISE = 0.04  # relative: what is below the face stays, and more would draw it in
 _JAW = np.array([0, 0, 0, 0, 0, 0.25, 0.6, 0.9, 1, 0.9, 0.6, 0.25, 0, 0, 0, 0, 0])
 NARROW = 0.86  # relative width of a mouth: at rest it is .86 to .92 in ten portraits
 LEVEL = -0.02  # relative droop of a mouth's corners that is always allowed
+WIDEST = 0.6  # relative gap between lips that a mouth opens to at most
+CHIN = 0.85  # of the way from the lower lip to the chin: so much is left of it at least
 FULL = 0.95  # of a lip's area: so much is left of it at least
 _UPPER, _LOWER = [61, 62, 63], [67, 66, 65]
 
@@ -138,6 +140,7 @@ def goal(
         new = _wide(new, min(width(own), width(theirs), NARROW))
         new = _level(new, max(droop(own), droop(theirs), LEVEL))
         new = _full(own, new)
+        new = _carried(own, _narrowed(own, new))
     return Goal(own, _held(own, new), share)
 
 
@@ -190,6 +193,23 @@ def _wide(points: Landmarks, least: float) -> Landmarks:
     new, along = points.copy(), across / np.linalg.norm(across)
     new[48:] += more * np.outer((points[48:] - points[[48, 54]].mean(0)) @ along, along)
     return new
+
+
+def _narrowed(own: Landmarks, new: Landmarks) -> Landmarks:
+    """The same, or less of the mouth's move if it would open wider than a mouth can."""
+    before, after = gap(own), gap(new)
+    if after <= max(WIDEST, before):
+        return new
+    share = (max(WIDEST, before) - before) / (after - before)
+    return np.concatenate([new[:48], own[48:] + share * (new - own)[48:]])
+
+
+def _carried(own: Landmarks, new: Landmarks) -> Landmarks:
+    """The same with a jaw that goes down with the lower lip, which it carries."""
+    down, _ = _down(own)
+    below = lambda points: float((points[8] - points[[56, 57, 58]].mean(0)) @ down)
+    lacks = max(0.0, CHIN * below(own) - below(new))
+    return np.concatenate([new[:17] + lacks * np.outer(_JAW, down), new[17:]])
 
 
 def _held(own: Landmarks, new: Landmarks) -> Landmarks:

@@ -23,6 +23,8 @@ TINT = 0.25  # how much of the skin's colour teeth take
 SHADE, SHADED = 0.35, 0.025  # how much darker the mouth is at the lips; within such a way, relative
 TONED, GRAIN = 0.032, 0.02  # in [-1, 1]: so near a curve colours are a tone; of the side: blur
 BRIGHTER = 1.15  # than skin
+TOOTH = 0.6, 1.1  # brightness beside skin of what in a gray mouth is flesh, and is a tooth
+AJAR = 0.16  # relative gap: landmarks see less in mouths that are shut, more in open ones alone
 LOOK, SHOWN = 256, 0.15  # pixels at which a mouth is looked at; share of it that is not lips
 LIP_LINE = 0.35  # how much darker it is between lips that close
 LEFT = 0.4, 0.15  # of its area: a mouth that closes so far is drawn not at all, and wholly
@@ -83,12 +85,11 @@ def inside(
         fine = photo - cv2.GaussianBlur(photo, (0, 0), pixel)
         return _toned(Inside(drawn + 0.7 * fine @ LUMA[:, None], alpha), crop, own)
     photo = _paler(photo)
-    if shown:
-        bright = [np.average(each @ LUMA, weights=alpha) for each in (photo, drawn)]
-        photo = photo + LIGHT * (bright[1] - bright[0])
+    if shown and (alpha > 0.5).any():
+        high, there = (np.percentile((each @ LUMA + 1)[alpha > 0.5], 90) for each in (photo, drawn))
+        photo = (photo + 1) * np.float32((there / max(high, 1e-3)) ** LIGHT) - 1
     if images.is_gray(driver.photo):
-        soft = cv2.GaussianBlur(drawn, (0, 0), 0.02 * size)
-        photo = photo + soft - (soft @ LUMA)[..., None]
+        photo = _flesh(photo, crop, own, skin)
     photo = _lit(_dimmed(photo, crop, alpha, skin), crop, new, skin)
     return _toned(Inside(photo.astype(np.float32), alpha), crop, own)
 
@@ -111,7 +112,7 @@ def _looked_at(face: Located) -> Landmarks:
     points = _at(face, LOOK)
     inner, outer = (align.filled(points[part], LOOK) for part in (slice(60, 68), slice(48, 60)))
     ring = (outer > 0) & (cv2.dilate(inner, np.ones((3, 3), np.uint8)) == 0)
-    if gap(points) < SHUT or not inner.any() or not ring.any():
+    if not SHUT <= gap(points) <= AJAR or not inner.any() or not ring.any():
         return face.landmarks
     lab = cv2.cvtColor(crop.astype(np.float32), cv2.COLOR_RGB2LAB)
     bright, red = np.moveaxis(lab[inner > 0], 1, 0)[:2]
@@ -216,6 +217,23 @@ def _lit(
     far = align.depth(new[60:68], len(crop))
     shade = 1 - SHADE * np.exp(-far / (SHADED * align.eye_distance(new)))
     return (photo + 1) * (tint / (tint @ LUMA)).astype(np.float32) * shade[..., None] - 1
+
+
+def _flesh(
+    photo: Float[np.ndarray, "size size 3"],
+    crop: Float[np.ndarray, "size size 3"],
+    own: Landmarks,
+    skin: Float[np.ndarray, "size size"],
+) -> Float[np.ndarray, "size size 3"]:
+    """A gray mouth with colours: what is as bright as skin is teeth, the rest as red as lips."""
+    lips = align.filled(own[48:60], len(crop)) > 0
+    if not lips.any() or not (skin > 0.5).any():
+        return photo
+    bright, red = (photo + 1) @ LUMA, np.median(crop[lips], 0) + 1
+    level = bright / max(float(np.median(bright[skin > 0.5])), 1e-3)
+    white = align.smooth((level - TOOTH[0]) / (TOOTH[1] - TOOTH[0]))[..., None]
+    tint = red / max(float(red @ LUMA), 1e-3) * (1 - white) + white
+    return bright[..., None] * tint.astype(np.float32) - 1
 
 
 def _paler(photo: Float[np.ndarray, "size size 3"]) -> Float[np.ndarray, "size size 3"]:
