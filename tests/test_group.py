@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,12 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from expressions import ASTRONAUT, closed
-from facemodels import save_models
+from expressions import ASTRONAUT, closed, located
+from facemodels import SCALING, save_models
+from flax import nnx
 
 from experiments import transfer
 from fxjax import Engine
+from fxjax.checkpoint import flatten, save_model
 from fxjax.images import load_image, save_image
+from fxjax.nn.vgg16 import VGG16
 from fxjax.runs import group
 
 ROOM = 40  # pixels of wall around the two of them
@@ -96,6 +100,22 @@ def test_what_is_done_is_not_done_again(whole, home, monkeypatch, capsys):
     changed = dataclasses.replace(config(home, whole), strength=0.5)
     with pytest.raises(TypeError):  # other settings are another result
         transfer.main(changed)
+
+
+def test_other_features_in_the_same_folder_are_another_result(tmp_path):
+    save_models(tmp_path)
+    face = located(ASTRONAUT, np.random.default_rng(0).uniform(100, 300, (68, 2)))
+    settings = {
+        "model": str(tmp_path / "model"),
+        "features": str(tmp_path / "vgg"),
+        "start": "mean",
+    }
+    before = group._key(settings, face, face)
+    assert group._key(settings, face, face) == before
+    other = {"features": (SCALING, flatten(VGG16(**SCALING, rngs=nnx.Rngs(1))))}
+    shutil.rmtree(tmp_path / "vgg")
+    save_model(tmp_path / "vgg", "vgg16", other, {})
+    assert group._key(settings, face, face) != before
 
 
 @pytest.mark.slow

@@ -122,8 +122,12 @@ def transfer(
 def _key(settings: Mapping[str, Any], person: Located, driver: Located) -> str:
     """What a face's result depends on beside the face."""
     shas = [hashlib.sha256(face.photo.tobytes()).hexdigest() for face in (person, driver)]
-    parts = checkpoint.read_card(zoo.find(settings["model"]))["parts"]
-    shas += [part["sha256"] for part in parts.values()]
+    folders = {str(settings.get(name)) for name in ("model", "features", "start")}
+    for folder in sorted(
+        folders - {"None", "mean", "encoder"}
+    ):  # the model's own are in its folder
+        parts = checkpoint.read_card(zoo.find(folder))["parts"]
+        shas += [part["sha256"] for part in parts.values()]
     text = json.dumps([dict(settings), driver.number, shas], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
