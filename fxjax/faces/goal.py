@@ -37,7 +37,7 @@ _JAW = np.array([0, 0, 0, 0, 0, 0.25, 0.6, 0.9, 1, 0.9, 0.6, 0.25, 0, 0, 0, 0, 0
 NARROW = 0.86  # relative width of a mouth: at rest it is .86 to .92 in ten portraits
 LEVEL = -0.02  # relative droop of a mouth's corners that is always allowed
 WIDEST = 0.6  # relative gap between lips that a mouth opens to at most
-CHIN = 0.85  # of the way from the lower lip to the chin: so much is left of it at least
+CHIN = 0.7  # of the way from the lower lip to the chin: so much is left of it at least
 FULL = 0.95  # of a lip's area: so much is left of it at least
 _UPPER, _LOWER = [61, 62, 63], [67, 66, 65]
 

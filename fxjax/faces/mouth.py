@@ -85,9 +85,9 @@ def inside(
         fine = photo - cv2.GaussianBlur(photo, (0, 0), pixel)
         return _toned(Inside(drawn + 0.7 * fine @ LUMA[:, None], alpha), crop, own)
     photo = _paler(photo)
-    if shown and (alpha > 0.5).any():
-        high, there = (np.percentile((each @ LUMA + 1)[alpha > 0.5], 90) for each in (photo, drawn))
-        photo = (photo + 1) * np.float32((there / max(high, 1e-3)) ** LIGHT) - 1
+    if shown:
+        here, there = (_bright(each, alpha) for each in (photo, drawn))
+        photo = (photo + 1) * np.float32((there / here) ** LIGHT) - 1
     if images.is_gray(driver.photo):
         photo = _flesh(photo, crop, own, skin)
     photo = _lit(_dimmed(photo, crop, alpha, skin), crop, new, skin)
@@ -188,6 +188,14 @@ def _alpha(new: Landmarks, size: int) -> Float[np.ndarray, "size size"]:
     """1 between the lips, with a soft edge."""
     between = align.filled(new[60:68], size).astype(np.float32)
     return cv2.GaussianBlur(between, (0, 0), max(EDGE * size, 0.3))
+
+
+def _bright(
+    photo: Float[np.ndarray, "size size 3"], alpha: Float[np.ndarray, "size size"]
+) -> float:
+    """The brightness of the teeth of a mouth, black 0 and white 2; 1 if nothing is seen."""
+    seen = (photo @ LUMA + 1)[alpha > 0.5]
+    return max(float(np.percentile(seen, 90)), 0.02) if len(seen) else 1.0
 
 
 def _dimmed(
