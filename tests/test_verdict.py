@@ -151,6 +151,21 @@ def test_a_covered_mouth_is_seen(engine, cover):
     assert "the driver's mouth seems to be covered" in words
 
 
+def test_a_shout_is_no_cover(face):
+    """Neither landmarker is sure of lips that are far apart, but both see that they are."""
+    crop, inside = face
+    unsure = np.full(68, 0.6 * align.eye_distance(inside))
+    shouting, other = inside.copy(), inside.copy()
+    shouting[[55, 56, 57, 58, 59, 65, 66, 67], 1] += 0.4 * align.eye_distance(inside)
+    other[[55, 56, 57, 58, 59, 65, 66, 67], 1] += 0.2 * align.eye_distance(inside)
+    seen = lambda one, two: preflight.covered(preflight.Look(crop, one, one, two, unsure))
+    assert seen(shouting, other) == 0
+    shut = inside.copy()
+    shut[[65, 66, 67]] = shut[[63, 62, 61]]
+    assert seen(shouting, shut) > 1
+    assert seen(shut, other) > 1
+
+
 def test_the_shared_covered_driver_is_seen(engine, shared):
     (driver,) = engine.locate(shared / "cases" / "occluded-driver" / "mask.jpg")
     assert engine.hidden(driver) == "mouth"

@@ -15,11 +15,13 @@ from jaxtyping import Bool, Float
 
 from fxjax.faces import align, expression
 from fxjax.faces.align import Landmarks
+from fxjax.faces.goal import gap
 from fxjax.faces.verdict import SIDE, Crop, Verdict, astray, lab
 
 MOST_TURN, SAID_TURN, FAR_TURN = 15.0, 30.0, 35.0  # degrees
 SMALL = 40  # pixels from ear to ear
 WIDE, ASTRAY, FLAT = 0.9, 0.064, 10.0  # in portraits up to .77 and .05, no less than 27
+AGAPE = 0.12  # relative gap between lips; over covers dlib sees at most .04
 SIDED = 18.0  # of CIELAB, between the cheeks
 HAIRY, SHADED = 1.2, 10.0  # of CIELAB: finer detail than the cheeks have, and darker
 DARK = 18.0  # of CIELAB: eyes and what is below them, beside cheeks; 16 in the shade, 19 in glasses
@@ -45,8 +47,11 @@ def covered(face: Look) -> float:
     """How likely something is in front of the mouth: above 1 it is taken for covered.
 
     Landmarks are invented there, but two landmarkers invent other ones and the network is not sure
-    of its own, or there are no dark and light places between and on the lips.
+    of its own, or there are no dark and light places between and on the lips. A mouth that both
+    see wide open is no cover, however unsure of its lips they are.
     """
+    if min(gap(face.inside), gap(face.second)) > AGAPE:
+        return 0.0
     distance = align.eye_distance(face.inside)
     lips = lab(face.crop)[align.filled(face.inside[48:60], SIDE) > 0, 0]
     low, high = np.percentile(lips, [10, 90]) if lips.size else (0.0, 0.0)
