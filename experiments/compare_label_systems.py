@@ -104,7 +104,7 @@ def main(config: Config) -> None:
         f"{len(faces.expressions)} expressions (chance: {1 / len(faces.expressions):.3f})"
     )
     out = files.absolute(config.out)
-    files.write_lines(out / "comparison.csv", comparison_report.as_rows(found))
+    files.write_lines(out / "comparison.csv", comparison_report.as_texts(found))
     files.write(out / "curves.csv", comparison_report.curves(runs).encode())
     text = comparison_report.as_markdown(found, setting)
     files.write(out / "comparison.md", text.encode())

@@ -96,11 +96,18 @@ def in_words(found: Measures) -> str:
     return f"Liu & Jin's model {' and '.join(parts)}."
 
 
+def as_texts(found: Measures) -> list[list[str]]:
+    """The head and the rows as texts."""
+    head, rows = as_rows(found)
+    return [
+        head,
+        *([cell if isinstance(cell, str) else cell.text for cell in row] for row in rows),
+    ]
+
+
 def as_markdown(found: Measures, setting: str) -> str:
     """The table for people, under a line on how and where it was measured."""
-    head, rows = as_rows(found)
-    texts = [[cell if isinstance(cell, str) else cell.text for cell in row] for row in rows]
-    first, *other = (f"| {' | '.join(row)} |" for row in (head, *texts))
+    first, *other = (f"| {' | '.join(row)} |" for row in as_texts(found))
     rule = "| --- | ---: | ---: | ---: | --- |" + (" ---: |" if MASKS in found else "")
     lines = [f"Trained on {setting}, on {_machine()}.\n", first, rule, *other]
     return "\n".join(lines) + "\n"
