@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import html.parser
+import io
 import math
 import shutil
 import signal
@@ -457,3 +458,16 @@ def test_the_page_is_well_formed_and_holds_all_it_shows(whole):
     assert all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
     assert "default-src 'none'" in text
     assert "url(" not in text
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_the_page_opens_in_a_browser(whole, browser, width):
+    page = browser.new_page(viewport={"width": width, "height": 4000})
+    page.goto((whole / "report.html").as_uri())
+    picture = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB"))
+    page.close()
+    assert picture.shape == (4000, width, 3)
+    margin = picture[:, -8:]
+    assert (margin == margin[0, 0]).all()  # nothing runs out of the window
+    colours = np.ptp(picture.astype(int), axis=2)
+    assert (colours > 40).sum() > 1000  # the faces are there

@@ -95,9 +95,9 @@ def _layers(
     closed = _opaque(shut, size)
     factor = factor * (1 + (line - 1) * face * (1 - closed[..., 0]))
     eased, creased = found.share * drawn.eased, found.share * drawn.creased
-    skin = face * (1 - folds.lips(new, size))
+    bare = face * (1 - folds.lips(new, size))
     return np.dstack(
-        [face, *flow, factor - 1, _opaque(inside, size), eased, skin, creased, closed]
+        [face, *flow, factor - 1, _opaque(inside, size), eased, bare, creased, closed]
     ).astype(np.float32)
 
 
@@ -169,6 +169,9 @@ def _resampled(
     scale = math.sqrt(abs(np.linalg.det(place[:2, :2])))
     flags, found = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, []
     for layer in np.moveaxis(layers, 2, 0):
+        if not layer.any():  # half of them, in most photos
+            found.append(np.zeros((tall, wide), np.float32))
+            continue
         if scale > 1:  # fewer pixels than it has
             layer = cv2.GaussianBlur(layer, (0, 0), 0.4 * scale)
         found.append(cv2.warpAffine(layer, place[:2], (wide, tall), flags=flags))

@@ -140,7 +140,7 @@ def goal(
         new = _wide(new, min(width(own), width(theirs), NARROW))
         new = _level(new, max(droop(own), droop(theirs), LEVEL))
         new = _full(own, new)
-        new = _carried(own, _narrowed(own, new))
+        new = _carried(own, _less_open(own, new))
     return Goal(own, _held(own, new), share)
 
 
@@ -195,7 +195,7 @@ def _wide(points: Landmarks, least: float) -> Landmarks:
     return new
 
 
-def _narrowed(own: Landmarks, new: Landmarks) -> Landmarks:
+def _less_open(own: Landmarks, new: Landmarks) -> Landmarks:
     """The same, or less of the mouth's move if it would open wider than a mouth can."""
     before, after = gap(own), gap(new)
     if after <= max(WIDEST, before):
